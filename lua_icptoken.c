@@ -1,0 +1,111 @@
+/* lua_icptoken.c - the door: luaopen_icptoken and the functions that a script calls.
+ * icptoken asks an IBM Cloud Private cluster for a registry JWT and returns the answer as a table. */
+#include <curl/curl.h>
+#include <dlfcn.h>
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "src/client.h"
+#include "src/compat.h"
+#include "src/failure.h"
+#include "src/response.h"
+#include "src/version.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* icptoken.new(options) -> client. Raises on a wrong option; nil, message, code, details when
+ * memory is short. */
+static int door_new(lua_State *L) { return client_new(L, 1); }
+
+/* icptoken.fetch(options) -> token, or nil, message, code, details. One token, no client kept. */
+static int door_fetch(lua_State *L) {
+  lua_settop(L, 1);
+  int made = client_new(L, 1);
+  if (made != 1) return made;
+  int results = client_fetch(L, 2, 3);
+  client_close(L, 2);
+  return results;
+}
+
+/* icptoken.decode(jwt) -> { header=, claims=, signature= }, not verified; or nil, message, code,
+ * details. The signature is left in base64url. */
+static int door_decode(lua_State *L) {
+  struct failure failure;
+  size_t length;
+  luaL_checktype(L, 1, LUA_TSTRING);
+  const char *text = lua_tolstring(L, 1, &length);
+  failure_clear(&failure);
+  if (response_push_jwt(L, lua_upvalueindex(CLIENT_DECODE), text, length, &failure)) return 1;
+  return response_push_failure(L, &failure, NULL, 0);
+}
+
+/* client:fetch([request]) -> token, or nil, message, code, details. Always asks the endpoint. */
+static int door_client_fetch(lua_State *L) {
+  lua_settop(L, 2);
+  return client_fetch(L, 1, 2);
+}
+
+/* client:stats() -> table of counters and of the last transfer's timings in seconds. */
+static int door_client_stats(lua_State *L) { return client_stats(L, 1); }
+
+/* client:close(), also when it is collected or leaves its scope. Idempotent. */
+static int door_client_close(lua_State *L) {
+  client_close(L, 1);
+  return 0;
+}
+
+static int door_client_tostring(lua_State *L) { return client_tostring(L, 1); }
+
+static const luaL_Reg module_functions[] = {
+    {"new", door_new}, {"fetch", door_fetch}, {"decode", door_decode}, {NULL, NULL}};
+
+static const luaL_Reg client_methods[] = {{"fetch", door_client_fetch},
+                                          {"stats", door_client_stats},
+                                          {"close", door_client_close},
+                                          {NULL, NULL}};
+
+static const luaL_Reg client_metamethods[] = {{"__gc", door_client_close},
+                                              {"__close", door_client_close},
+                                              {"__tostring", door_client_tostring},
+                                              {NULL, NULL}};
+
+/* A lookup that timed out goes on in a thread of libcurl, whose code must still be there when Lua
+ * has let go of this module. So the module, and with it libcurl, stays for the life of the process. */
+static void pin_module(void) {
+  static const char place = 0;
+  Dl_info self;
+  if (dladdr(&place, &self) == 0 || self.dli_fname == NULL) return;
+  void *handle = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+  if (handle != NULL) dlclose(handle);
+}
+
+/* The upvalues stand on the stack from index first on. */
+static void make_client_type(lua_State *L, int first) {
+  luaL_newmetatable(L, CLIENT_TYPE);
+  compat_setfuncs(L, client_metamethods, first, CLIENT_UPVALUES);
+  lua_newtable(L);
+  compat_setfuncs(L, client_methods, first, CLIENT_UPVALUES);
+  lua_setfield(L, -2, "__index");
+  lua_pushliteral(L, CLIENT_TYPE);
+  lua_setfield(L, -2, "__name");
+  lua_pop(L, 1);
+}
+
+EXPORT int luaopen_icptoken(lua_State *L);
+
+/* Reads no file of the user's and opens no network. May run again in the same state. */
+EXPORT int luaopen_icptoken(lua_State *L) {
+  pin_module();
+  if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+    return luaL_error(L, "icptoken: libcurl cannot be initialised");
+  int first = lua_gettop(L) + 1;
+  client_push_upvalues(L);
+  make_client_type(L, first);
+  lua_newtable(L);
+  compat_setfuncs(L, module_functions, first, CLIENT_UPVALUES);
+  lua_pushliteral(L, "icptoken");
+  lua_setfield(L, -2, "_NAME");
+  lua_pushliteral(L, ICPTOKEN_VERSION);
+  lua_setfield(L, -2, "_VERSION");
+  return 1;
+}

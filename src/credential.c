@@ -1,0 +1,116 @@
+/* credential.c - from the credential options to the Authorization header of a request.
+ * A message never quotes a credential, only how it was passed. */
+#include "credential.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "jwt.h"
+
+enum { LARGEST_FILE = 64 * 1024 };
+
+static bool refuse(struct failure *failure, const char *source, const char *why) {
+  failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "%s %s", source, why);
+  return false;
+}
+
+static bool write_bearer(const char *text, size_t length, const char *source, struct buffer *line,
+                         struct failure *failure) {
+  struct span token = jwt_strip_bearer(text, length);
+  if (token.length == 0) return refuse(failure, source, "is empty");
+  if (!jwt_is_b64token(token.start, token.length))
+    return refuse(failure, source,
+                  "holds characters that no bearer token has (RFC 6750); is it the ID token alone?");
+  if (buffer_append_string(line, "Authorization: Bearer ") &&
+      buffer_append(line, token.start, token.length))
+    return true;
+  failure_set_no_memory(failure);
+  return false;
+}
+
+static const char *explain_errno(int number) {
+  switch (number) {
+  case ENOENT:
+    return "does not exist";
+  case EACCES:
+  case EPERM:
+    return "cannot be read: permission denied";
+  case EISDIR:
+    return "is a directory";
+  case EAGAIN:
+    return "is a pipe that nobody has written to";
+  default:
+    return "cannot be read";
+  }
+}
+
+/* Reads up to size bytes. 0 at the end, -1 with errno on an error. */
+static ssize_t read_some(int fd, char *room, size_t size) {
+  ssize_t got;
+  do got = read(fd, room, size);
+  while (got < 0 && errno == EINTR);
+  return got;
+}
+
+/* Never blocks: a FIFO without a writer is an empty file, a device an error or short. */
+static bool read_file(const char *path, struct buffer *content, struct failure *failure) {
+  int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  int problem = 0;
+  ssize_t got = fd < 0 ? -1 : 1;
+  if (fd < 0) problem = errno;
+  while (got > 0 && content->length <= LARGEST_FILE) {
+    if (!buffer_reserve(content, 4096)) {
+      problem = ENOMEM;
+      break;
+    }
+    got = read_some(fd, content->data + content->length, 4096);
+    if (got < 0) problem = errno;
+    if (got > 0) content->length += (size_t)got;
+  }
+  if (fd >= 0) close(fd);
+  if (problem == ENOMEM)
+    failure_set_no_memory(failure);
+  else if (problem != 0)
+    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "the ID token file %s %s", path,
+                explain_errno(problem));
+  else if (content->length > LARGEST_FILE)
+    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false,
+                "the ID token file %s is larger than %d bytes", path, LARGEST_FILE);
+  else
+    return true;
+  return false;
+}
+
+static bool write_from_file(const char *path, struct buffer *line, struct failure *failure) {
+  struct buffer content = {0};
+  char source[FAILURE_MESSAGE_SIZE / 2];
+  snprintf(source, sizeof source, "what the ID token file %s holds", path);
+  bool ok = read_file(path, &content, failure) &&
+            write_bearer(content.data, content.length, source, line, failure);
+  buffer_free(&content);
+  return ok;
+}
+
+static bool write_basic(const struct settings *settings, struct buffer *line,
+                        struct failure *failure) {
+  struct buffer pair = {0};
+  bool ok = buffer_append_string(&pair, settings->username) && buffer_append_string(&pair, ":") &&
+            buffer_append_string(&pair, settings->password) &&
+            buffer_append_string(line, "Authorization: Basic ") &&
+            buffer_append_base64(line, pair.data, pair.length);
+  buffer_free(&pair);
+  if (!ok) failure_set_no_memory(failure);
+  return ok;
+}
+
+bool credential_write(const struct settings *settings, struct buffer *line,
+                      struct failure *failure) {
+  if (settings->anonymous) return true;
+  if (settings->username != NULL) return write_basic(settings, line, failure);
+  if (settings->id_token_file != NULL)
+    return write_from_file(settings->id_token_file, line, failure);
+  return write_bearer(settings->id_token, settings->id_token_length, "the ID token", line, failure);
+}

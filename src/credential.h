@@ -1,0 +1,18 @@
+/* credential.h - from the credential options to the Authorization header of a request. */
+#ifndef ICPTOKEN_CREDENTIAL_H
+#define ICPTOKEN_CREDENTIAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "buffer.h"
+#include "failure.h"
+#include "settings.h"
+
+/* Appends "Authorization: …" to the empty line: Bearer for an ID token (RFC 6750), Basic for user
+ * name and password (RFC 7617), nothing for anonymous. An ID token file is read anew each time.
+ * False with failure set when there is no usable credential. */
+bool credential_write(const struct settings *settings, struct buffer *line,
+                      struct failure *failure);
+
+#endif

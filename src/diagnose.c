@@ -1,0 +1,290 @@
+/* diagnose.c - from libcurl's view of a transfer to a failure that tells a person what to do.
+ * libcurl's own text is used for TLS only, and scrubbed: elsewhere it may quote a proxy's password. */
+#include "diagnose.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* OpenSSL's X509_V_ERR_* numbers, which CURLINFO_SSL_VERIFYRESULT passes on. */
+enum {
+  VERIFY_ISSUER_UNKNOWN = 2,
+  VERIFY_NOT_YET_VALID = 9,
+  VERIFY_EXPIRED = 10,
+  VERIFY_SELF_SIGNED = 18,
+  VERIFY_SELF_SIGNED_IN_CHAIN = 19,
+  VERIFY_ISSUER_NOT_LOCAL = 20,
+  VERIFY_LEAF_ALONE = 21
+};
+
+static long info_long(const struct transfer *transfer, CURLINFO what) {
+  long value = 0;
+  curl_easy_getinfo(transfer->easy, what, &value);
+  return value;
+}
+
+/* Microseconds until a stage was reached; 0 when it was not. */
+static curl_off_t info_time(const struct transfer *transfer, CURLINFO what) {
+  curl_off_t value = 0;
+  curl_easy_getinfo(transfer->easy, what, &value);
+  return value;
+}
+
+static bool says(const struct transfer *transfer, const char *words) {
+  return strstr(transfer->error, words) != NULL;
+}
+
+static const char *explain_errno(long number) {
+  switch (number) {
+  case ECONNREFUSED:
+    return "connection refused; is the port right and the service up?";
+  case EHOSTUNREACH:
+  case ENETUNREACH:
+    return "no route to it from here";
+  case ECONNRESET:
+    return "connection reset";
+  case EMFILE:
+  case ENFILE:
+    return "this process has too many files open";
+  case EACCES:
+  case EPERM:
+    return "this machine does not permit it";
+  default:
+    return "the connection could not be made";
+  }
+}
+
+/* A proxy was the one that was called when the port was not the endpoint's, or when no address was
+ * reached although a proxy is set. */
+static bool called_proxy(const struct circumstances *about) {
+  int port = about->pool->last_port;
+  if (port != 0) return port != about->endpoint->port;
+  return about->settings->proxy != NULL && about->settings->proxy[0] != '\0';
+}
+
+static void diagnose_connect(const struct transfer *transfer, const struct circumstances *about,
+                             struct failure *failure) {
+  const char *why = explain_errno(info_long(transfer, CURLINFO_OS_ERRNO));
+  const char *where = about->endpoint->authority.data;
+  if (called_proxy(about))
+    failure_set(failure, FAILURE_PROXY, true, "cannot connect to the proxy on the way to %s: %s",
+                where, why);
+  else
+    failure_set(failure, FAILURE_CONNECT, true, "cannot connect to %s: %s", where, why);
+}
+
+/* True when a proxy refused to open the tunnel. */
+static bool diagnose_tunnel(const struct transfer *transfer, const struct circumstances *about,
+                            struct failure *failure) {
+  long status = info_long(transfer, CURLINFO_HTTP_CONNECTCODE);
+  if (status == 0 || status / 100 == 2) return false;
+  failure_set(failure, FAILURE_PROXY, status >= 500,
+              "the proxy did not open a tunnel to %s: it answered with status %ld%s",
+              about->endpoint->authority.data, status,
+              status == 407 ? "; put its user name and password into the proxy's URL" : "");
+  return true;
+}
+
+bool diagnose_lookup_timed_out(const struct transfer *transfer) {
+  return transfer->result == CURLE_OPERATION_TIMEDOUT &&
+         info_time(transfer, CURLINFO_NAMELOOKUP_TIME_T) == 0;
+}
+
+static void diagnose_timeout(const struct transfer *transfer, const struct circumstances *about,
+                             struct failure *failure) {
+  const char *where = about->endpoint->authority.data;
+  bool connected = info_time(transfer, CURLINFO_PRETRANSFER_TIME_T) > 0;
+  int64_t limit_ms = connected ? about->timeout_ms : about->settings->connect_timeout_ms;
+  double limit = (double)(limit_ms < about->timeout_ms ? limit_ms : about->timeout_ms) / 1000;
+  if (diagnose_lookup_timed_out(transfer))
+    failure_set(failure, FAILURE_TIMEOUT, true,
+                "looking up the address of %s did not end within %g s; check this machine's DNS, "
+                "or pass resolve",
+                where, limit);
+  else if (!connected)
+    failure_set(failure, FAILURE_TIMEOUT, true, "cannot connect to %s within %g s", where, limit);
+  else
+    failure_set(failure, FAILURE_TIMEOUT, true, "%s did not answer in full within %g s", where,
+                limit);
+}
+
+/* What a person can do about a chain that does not verify. */
+static void explain_chain(const struct settings *settings, char *out, size_t size) {
+  if (settings->capath != NULL && access(settings->capath, R_OK | X_OK) != 0)
+    snprintf(out, size, "; cannot read the directory %s of option capath", settings->capath);
+  else if (settings->cacert != NULL)
+    snprintf(out, size, "; no CA in %s has signed it", settings->cacert);
+  else if (settings->capath != NULL)
+    snprintf(out, size, "; no CA in %s has signed it (are its files hashed, as by c_rehash?)",
+             settings->capath);
+  else
+    snprintf(out, size, "; pass cacert = the cluster's CA");
+}
+
+static void diagnose_certificate(const struct transfer *transfer,
+                                 const struct circumstances *about, struct failure *failure) {
+  static const char prefix[] = "SSL certificate problem: ";
+  char sample[SCRUB_SIZE], mend[FAILURE_MESSAGE_SIZE / 2] = "";
+  const char *text = transfer->error[0] != '\0' ? transfer->error
+                                                : curl_easy_strerror(transfer->result);
+  if (strncmp(text, prefix, sizeof prefix - 1) == 0) text += sizeof prefix - 1;
+  switch (info_long(transfer, CURLINFO_SSL_VERIFYRESULT)) {
+  case VERIFY_EXPIRED:
+  case VERIFY_NOT_YET_VALID:
+    snprintf(mend, sizeof mend, "; have it renewed, or check this machine's clock");
+    break;
+  case VERIFY_ISSUER_UNKNOWN:
+  case VERIFY_SELF_SIGNED:
+  case VERIFY_SELF_SIGNED_IN_CHAIN:
+  case VERIFY_ISSUER_NOT_LOCAL:
+  case VERIFY_LEAF_ALONE:
+    explain_chain(about->settings, mend, sizeof mend);
+    break;
+  default:
+    if (says(transfer, "match"))
+      snprintf(mend, sizeof mend,
+               "; use a name that the certificate holds as host, and resolve to say where it is");
+  }
+  failure_set(failure, FAILURE_TLS, false, "cannot verify the certificate of %s: %s%s",
+              about->endpoint->authority.data,
+              scrub_sample(about->secrets, text, strlen(text), sample), mend);
+}
+
+static bool is_unreadable(const char *path) { return path != NULL && access(path, R_OK) != 0; }
+
+static void diagnose_client_certificate(const struct circumstances *about,
+                                        struct failure *failure) {
+  const struct settings *settings = about->settings;
+  const char *key = settings->key != NULL ? settings->key : settings->cert;
+  if (is_unreadable(settings->cert))
+    failure_set(failure, FAILURE_TLS, false, "cannot read the client certificate %s",
+                settings->cert);
+  else if (is_unreadable(key))
+    failure_set(failure, FAILURE_TLS, false, "cannot read the client key %s", key);
+  else if (settings->cert == NULL)
+    failure_set(failure, FAILURE_TLS, false, "cannot use the client key %s without option cert",
+                key == NULL ? "" : key);
+  else
+    failure_set(failure, FAILURE_TLS, false,
+                "cannot use the client certificate %s with the key %s: a wrong format, a wrong "
+                "key_password, or they do not belong together",
+                settings->cert, key);
+}
+
+static void diagnose_handshake(const struct transfer *transfer, const struct circumstances *about,
+                               struct failure *failure) {
+  char sample[SCRUB_SIZE];
+  const char *mend = "";
+  if (says(transfer, "wrong version number"))
+    mend = "; is there a TLS service at that port?";
+  else if (says(transfer, "protocol version") || says(transfer, "unsupported protocol"))
+    mend = "; the server speaks no TLS version that tls_min allows";
+  else if (says(transfer, "certificate required") || says(transfer, "handshake failure"))
+    mend = "; if the server wants a client certificate, pass cert and key";
+  failure_set(failure, FAILURE_TLS, false, "cannot agree on TLS with %s: %s%s",
+              about->endpoint->authority.data,
+              scrub_sample(about->secrets, transfer->error, strlen(transfer->error), sample), mend);
+}
+
+/* libcurl has one code for a TLS handshake that failed and for one that was cut off; OpenSSL's own
+ * errors, alerts of the peer among them, are told by their "error:". */
+static bool is_tls_error(const struct transfer *transfer) {
+  return says(transfer, "error:") && !says(transfer, "unexpected eof");
+}
+
+static void diagnose_cut(const struct transfer *transfer, const struct circumstances *about,
+                         struct failure *failure) {
+  const char *where = about->endpoint->authority.data;
+  if (transfer->result == CURLE_UNSUPPORTED_PROTOCOL || transfer->result == CURLE_WEIRD_SERVER_REPLY)
+    failure_set(failure, FAILURE_NETWORK, true,
+                "what %s answered is not HTTP, or was cut off at once; is the port right?", where);
+  else if (transfer->answer.head_bytes == 0)
+    failure_set(failure, FAILURE_NETWORK, true,
+                "the connection to %s ended before there was an answer", where);
+  else
+    failure_set(failure, FAILURE_NETWORK, true, "the answer of %s was cut off", where);
+}
+
+static void diagnose_error(const struct transfer *transfer, const struct circumstances *about,
+                           struct failure *failure) {
+  const char *where = about->endpoint->authority.data;
+  switch (transfer->result) {
+  case CURLE_COULDNT_RESOLVE_HOST:
+    failure_set(failure, FAILURE_RESOLVE, true,
+                "cannot find the address of %s; add the name to /etc/hosts or DNS, or pass "
+                "resolve = { [\"%s\"] = \"<IP>\" }",
+                where, where);
+    break;
+  case CURLE_COULDNT_RESOLVE_PROXY:
+    failure_set(failure, FAILURE_PROXY, true,
+                "cannot find the address of the proxy on the way to %s; check option proxy and "
+                "the environment's https_proxy",
+                where);
+    break;
+  case CURLE_PROXY:
+    failure_set(failure, FAILURE_PROXY, true, "the proxy on the way to %s failed", where);
+    break;
+  case CURLE_COULDNT_CONNECT:
+    diagnose_connect(transfer, about, failure);
+    break;
+  case CURLE_OPERATION_TIMEDOUT:
+    diagnose_timeout(transfer, about, failure);
+    break;
+  case CURLE_PEER_FAILED_VERIFICATION:
+  case CURLE_SSL_ISSUER_ERROR:
+  case CURLE_SSL_INVALIDCERTSTATUS:
+    diagnose_certificate(transfer, about, failure);
+    break;
+  case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+    failure_set(failure, FAILURE_TLS, false,
+                "the public key of %s is not the pinned one; if the cluster has a new key, "
+                "change pinned_public_key",
+                where);
+    break;
+  case CURLE_SSL_CACERT_BADFILE:
+    failure_set(failure, FAILURE_TLS, false, "cannot read the CA file %s, or it holds no CA",
+                about->settings->cacert != NULL ? about->settings->cacert : "of this machine");
+    break;
+  case CURLE_SSL_CERTPROBLEM:
+    diagnose_client_certificate(about, failure);
+    break;
+  case CURLE_SSL_CONNECT_ERROR:
+  case CURLE_SSL_CIPHER:
+  case CURLE_SSL_CLIENTCERT:
+  case CURLE_USE_SSL_FAILED:
+  case CURLE_RECV_ERROR:
+  case CURLE_SEND_ERROR:
+    if (is_tls_error(transfer))
+      diagnose_handshake(transfer, about, failure);
+    else
+      diagnose_cut(transfer, about, failure);
+    break;
+  case CURLE_OUT_OF_MEMORY:
+  case CURLE_WRITE_ERROR: /* the callbacks refuse for size, which was looked at before, or memory */
+  case CURLE_FAILED_INIT:
+    failure_set_no_memory(failure);
+    break;
+  default:
+    diagnose_cut(transfer, about, failure);
+  }
+}
+
+void diagnose_transfer(const struct transfer *transfer, const struct circumstances *about,
+                       struct failure *failure) {
+  const struct answer *answer = &transfer->answer;
+  failure_clear(failure);
+  if (answer->too_large)
+    failure_set(failure, FAILURE_TOO_LARGE, false,
+                "%s sent more than %ld bytes of headers or %ld of body",
+                about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT,
+                (long)transfer->body_limit);
+  else if (transfer->result != CURLE_OK && diagnose_tunnel(transfer, about, failure))
+    ; /* the proxy's status says more than libcurl's code */
+  else if (transfer->result != CURLE_OK)
+    diagnose_error(transfer, about, failure);
+  else if (!answer->head_complete) /* libcurl takes what it has for an answer */
+    diagnose_cut(transfer, about, failure);
+  failure->curl_code = (int)transfer->result;
+  failure->status = failure->code == FAILURE_PROXY ? 0 : answer->status;
+}

@@ -1,0 +1,56 @@
+/* jwt.h - the little of RFC 7519 that a client needs: the three parts, and two numbers of the claims.
+ * Nothing here verifies a signature. No memory is kept. */
+#ifndef ICPTOKEN_JWT_H
+#define ICPTOKEN_JWT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "buffer.h"
+
+/* A run of bytes inside somebody else's memory. */
+struct span {
+  const char *start;
+  size_t length;
+};
+
+struct jwt {
+  struct span header, claims, signature; /* still in base64url */
+};
+
+/* What a token says of its own life, in seconds since the epoch. */
+struct jwt_times {
+  bool has_exp, has_iat;
+  double exp, iat;
+};
+
+/* Is this an RFC 6750 b64token: one or more of A-Z a-z 0-9 - . _ ~ + / and then any number of =? */
+bool jwt_is_b64token(const char *text, size_t length);
+
+/* Takes white space from both ends and a leading "Bearer " (in any case) from the front. */
+struct span jwt_strip_bearer(const char *text, size_t length);
+
+/* Splits at the two dots (RFC 7515 compact form). False when the form is another or when a part
+ * holds something else than base64url; the signature may be empty. */
+bool jwt_split(const char *text, size_t length, struct jwt *jwt);
+
+/* Bytes of room that a part needs to be decoded into. */
+#define JWT_ROOM(part) ((part).length / 4 * 3 + 3)
+
+/* Writes the bytes that a part which jwt_split has passed stands for, and returns how many. */
+size_t jwt_decode_part(struct span part, char *out);
+
+/* Reads exp and iat of a token into times. What cannot be read counts as not there. The claims are
+ * decoded into scratch, which is left holding them. False only when memory is short. */
+bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
+                    struct jwt_times *times);
+
+/* Does exp say that this token has ended at the epoch second now? ICP issues tokens whose exp equals
+ * their iat, so exp is believed only where it is later than iat. */
+bool jwt_has_ended(const struct jwt_times *times, double now);
+
+/* Reads a JSON number at *text, which may not go past end, and moves *text behind it.
+ * Independent of the locale. False when none is there or when it is not finite. */
+bool jwt_read_number(const char **text, const char *end, double *number);
+
+#endif

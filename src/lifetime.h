@@ -1,0 +1,53 @@
+/* lifetime.h - how long a token is good, and when to renew it.
+ * All times are milliseconds; "epoch" means since 1970 on the clock of whoever wrote the value. */
+#ifndef ICPTOKEN_LIFETIME_H
+#define ICPTOKEN_LIFETIME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "jitter.h"
+#include "jwt.h"
+
+/* A point in time that may be unknown. */
+struct moment {
+  bool known;
+  int64_t epoch_ms;
+};
+
+/* Seconds a token lives when the answer names none (distribution project, token specification). */
+enum { LIFETIME_DEFAULT_SECONDS = 60 };
+
+/* What an answer says of the life of its token. */
+struct lifetime_facts {
+  int64_t expires_in;      /* seconds, already defaulted and capped */
+  struct moment issued_at; /* the answer's issued_at */
+  struct moment date;      /* its Date header */
+  struct jwt_times jwt;    /* the claims of the token itself */
+};
+
+/* RFC 3339 date-time, with fractions and offsets. Unknown when it is not one. */
+struct moment lifetime_read_rfc3339(const char *text, size_t length);
+
+/* An HTTP date in any of the three forms of RFC 9110 section 5.6.7. text need not end in NUL. */
+struct moment lifetime_read_http_date(const char *text, size_t length);
+
+/* A whole string that is a JSON number of seconds (">= 0" is not asked). */
+bool lifetime_read_seconds(const char *text, size_t length, double *seconds);
+
+/* Brings expires_in into whole seconds: 0 means the default, fractions are rounded down, large
+ * values capped at 2^31 - 1. False for a negative or not finite value. */
+bool lifetime_normalise(double expires_in, int64_t *seconds);
+
+/* Milliseconds the token has left, counted from when it was asked for; 0 or less when it has ended.
+ * Free of the skew between the clocks: only times that the server wrote are compared. */
+int64_t lifetime_left_ms(const struct lifetime_facts *facts);
+
+/* How long before its end a token stops being handed out: min(10 s, 10 %). */
+int64_t lifetime_leeway_ms(int64_t left_ms);
+
+/* How long before that it is to be renewed: min(300 s, 20 %), give or take a tenth by chance. */
+int64_t lifetime_window_ms(int64_t left_ms, struct jitter *jitter);
+
+#endif

@@ -1,0 +1,564 @@
+/* options.c - the tables that callers pass in: reads, checks and copies them.
+ * Tables are read raw, in one pass, into a private copy: nothing of the caller's runs meanwhile, and
+ * what the caller changes later has no effect. The copy keeps the strings alive that settings
+ * point to. */
+#include "options.h"
+
+#include <arpa/inet.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "compat.h"
+
+enum kind {
+  KIND_STRING,   /* not empty */
+  KIND_TEXT,     /* may be empty */
+  KIND_CHOICE,   /* one of two strings */
+  KIND_BOOLEAN,
+  KIND_INTEGER,  /* from least to most */
+  KIND_SECONDS,  /* kept as milliseconds */
+  KIND_SCOPE,    /* a string, split at spaces, or a list */
+  KIND_HEADERS,
+  KIND_ADDRESSES,
+  KIND_ID_TOKEN, /* any bytes: judged at each fetch */
+  KIND_IGNORED   /* a string that a challenge brings along */
+};
+
+struct option {
+  const char *name;
+  enum kind kind;
+  unsigned places;
+  size_t offset; /* in struct settings; NOWHERE for what stays in the Lua table alone */
+  const char *text, *other; /* default and, for a choice, what else there is */
+  int64_t number, least, most;
+};
+
+#define AT(member) offsetof(struct settings, member)
+#define NOWHERE SIZE_MAX
+#define BOTH (OPTIONS_CLIENT | OPTIONS_REQUEST)
+
+static const struct option option_list[] = {
+    /* endpoint */
+    {"host", KIND_STRING, OPTIONS_CLIENT, AT(host), NULL, NULL, 0, 0, 0},
+    {"port", KIND_INTEGER, OPTIONS_CLIENT, AT(port), NULL, NULL, 8443, 1, 65535},
+    {"path", KIND_STRING, OPTIONS_CLIENT, AT(path), "/image-manager/api/v1/auth/token", NULL, 0, 0,
+     0},
+    {"url", KIND_STRING, OPTIONS_CLIENT, AT(url), NULL, NULL, 0, 0, 0},
+    {"allow_http", KIND_BOOLEAN, OPTIONS_CLIENT, AT(allow_http), NULL, NULL, 0, 0, 0},
+    /* credential */
+    {"id_token", KIND_ID_TOKEN, BOTH, AT(id_token), NULL, NULL, 0, 0, 0},
+    {"id_token_file", KIND_STRING, OPTIONS_CLIENT, AT(id_token_file), NULL, NULL, 0, 0, 0},
+    {"username", KIND_STRING, BOTH, AT(username), NULL, NULL, 0, 0, 0},
+    {"password", KIND_STRING, BOTH, AT(password), NULL, NULL, 0, 0, 0},
+    {"anonymous", KIND_BOOLEAN, OPTIONS_CLIENT, AT(anonymous), NULL, NULL, 0, 0, 0},
+    /* request defaults */
+    {"service", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"scope", KIND_SCOPE, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"account", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"client_id", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"offline_token", KIND_BOOLEAN, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"realm", KIND_IGNORED, OPTIONS_REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"error", KIND_IGNORED, OPTIONS_REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    /* TLS */
+    {"cacert", KIND_STRING, OPTIONS_CLIENT, AT(cacert), NULL, NULL, 0, 0, 0},
+    {"capath", KIND_STRING, OPTIONS_CLIENT, AT(capath), NULL, NULL, 0, 0, 0},
+    {"insecure", KIND_BOOLEAN, OPTIONS_CLIENT, AT(insecure), NULL, NULL, 0, 0, 0},
+    {"cert", KIND_STRING, OPTIONS_CLIENT, AT(cert), NULL, NULL, 0, 0, 0},
+    {"key", KIND_STRING, OPTIONS_CLIENT, AT(key), NULL, NULL, 0, 0, 0},
+    {"key_password", KIND_STRING, OPTIONS_CLIENT, AT(key_password), NULL, NULL, 0, 0, 0},
+    {"pinned_public_key", KIND_STRING, OPTIONS_CLIENT, AT(pinned_public_key), NULL, NULL, 0, 0, 0},
+    {"tls_min", KIND_CHOICE, OPTIONS_CLIENT, AT(tls_min), "1.2", "1.3", 0, 0, 0},
+    /* network */
+    {"timeout", KIND_SECONDS, BOTH, AT(timeout_ms), NULL, NULL, 30000, 0, 0},
+    {"connect_timeout", KIND_SECONDS, OPTIONS_CLIENT, AT(connect_timeout_ms), NULL, NULL, 10000, 0,
+     0},
+    {"retries", KIND_INTEGER, BOTH, AT(retries), NULL, NULL, 2, 0, 100},
+    {"proxy", KIND_TEXT, OPTIONS_CLIENT, AT(proxy), NULL, NULL, 0, 0, 0},
+    {"no_proxy", KIND_TEXT, OPTIONS_CLIENT, AT(no_proxy), NULL, NULL, 0, 0, 0},
+    {"resolve", KIND_ADDRESSES, OPTIONS_CLIENT, AT(resolve), NULL, NULL, 0, 0, 0},
+    {"http_version", KIND_CHOICE, OPTIONS_CLIENT, AT(http_version), "1.1", "2", 0, 0, 0},
+    {"headers", KIND_HEADERS, OPTIONS_CLIENT, AT(headers), NULL, NULL, 0, 0, 0},
+    {"user_agent", KIND_TEXT, OPTIONS_CLIENT, AT(user_agent), NULL, NULL, 0, 0, 0},
+    {"max_body_bytes", KIND_INTEGER, OPTIONS_CLIENT, AT(max_body_bytes), NULL, NULL, 1 << 20, 1,
+     1 << 30},
+};
+
+enum { OPTION_COUNT = sizeof option_list / sizeof *option_list };
+
+/* What is being read: the place and the argument that errors name. */
+struct reading {
+  lua_State *L;
+  int argument;
+  enum options_place place;
+  struct settings *settings;
+  int copy; /* stack index of the private copy */
+};
+
+static void *member(const struct reading *reading, const struct option *option) {
+  return (char *)reading->settings + option->offset;
+}
+
+/* Raises "bad argument #n to 'new' (option 'name' …)". */
+static int refuse(const struct reading *reading, const char *name, const char *what) {
+  const char *message = lua_pushfstring(reading->L, "option '%s' %s", name, what);
+  return luaL_argerror(reading->L, reading->argument, message);
+}
+
+static int refuse_type(const struct reading *reading, const char *name, const char *wanted) {
+  const char *what =
+      lua_pushfstring(reading->L, "must be %s, not %s", wanted, luaL_typename(reading->L, -1));
+  return refuse(reading, name, what);
+}
+
+/* Letters that must be inserted, removed, replaced or swapped to make one name of the other. */
+static size_t distance(const char *a, const char *b) {
+  enum { LONGEST = 24 };
+  size_t row[3][LONGEST + 1];
+  size_t a_length = strlen(a), b_length = strlen(b);
+  if (a_length > LONGEST || b_length > LONGEST) return SIZE_MAX;
+  for (size_t j = 0; j <= b_length; j++) row[0][j] = j;
+  for (size_t i = 1; i <= a_length; i++) {
+    size_t *now = row[i % 3], *before = row[(i + 2) % 3], *earlier = row[(i + 1) % 3];
+    now[0] = i;
+    for (size_t j = 1; j <= b_length; j++) {
+      size_t best = before[j - 1] + (a[i - 1] != b[j - 1]);
+      if (before[j] + 1 < best) best = before[j] + 1;
+      if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+      bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (swapped && earlier[j - 2] + 1 < best) best = earlier[j - 2] + 1;
+      now[j] = best;
+    }
+  }
+  return row[a_length % 3][b_length];
+}
+
+static const char *nearest_name(const char *name, enum options_place place) {
+  const char *nearest = NULL;
+  size_t least = strlen(name) / 3 + 2;
+  for (size_t i = 0; i < OPTION_COUNT; i++) {
+    if ((option_list[i].places & place) == 0) continue;
+    size_t away = distance(name, option_list[i].name);
+    if (away >= least) continue;
+    least = away;
+    nearest = option_list[i].name;
+  }
+  return nearest;
+}
+
+static bool is_plain_name(const char *name, size_t length) {
+  if (length == 0 || length > 40) return false;
+  for (size_t i = 0; i < length; i++)
+    if ((unsigned char)name[i] <= ' ' || (unsigned char)name[i] >= 0x7F) return false;
+  return true;
+}
+
+static void refuse_unknown(const struct reading *reading) {
+  lua_State *L = reading->L;
+  size_t length;
+  if (lua_type(L, -2) != LUA_TSTRING)
+    luaL_argerror(L, reading->argument,
+                  lua_pushfstring(L, "option names are strings, not %s", luaL_typename(L, -2)));
+  const char *name = lua_tolstring(L, -2, &length);
+  if (!is_plain_name(name, length)) luaL_argerror(L, reading->argument, "unknown option");
+  const char *nearest = nearest_name(name, reading->place);
+  const char *message =
+      nearest == NULL ? lua_pushfstring(L, "unknown option '%s'", name)
+                      : lua_pushfstring(L, "unknown option '%s'; did you mean '%s'?", name, nearest);
+  luaL_argerror(L, reading->argument, message);
+}
+
+static const struct option *find_option(lua_State *L, int index) {
+  if (lua_type(L, index) != LUA_TSTRING) return NULL;
+  const char *name = lua_tostring(L, index);
+  for (size_t i = 0; i < OPTION_COUNT; i++)
+    if (strcmp(option_list[i].name, name) == 0) return &option_list[i];
+  return NULL;
+}
+
+/* The string at the top of the stack, which must be one and hold no control character. */
+static const char *check_text(const struct reading *reading, const char *name) {
+  size_t length;
+  if (lua_type(reading->L, -1) != LUA_TSTRING) refuse_type(reading, name, "a string");
+  const char *text = lua_tolstring(reading->L, -1, &length);
+  for (size_t i = 0; i < length; i++)
+    if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F)
+      refuse(reading, name, "must not hold a control character");
+  return text;
+}
+
+static const char *check_string(const struct reading *reading, const char *name) {
+  const char *text = check_text(reading, name);
+  if (text[0] == '\0') refuse(reading, name, "must not be empty");
+  return text;
+}
+
+static double check_number(const struct reading *reading, const char *name, const char *wanted) {
+  if (lua_type(reading->L, -1) != LUA_TNUMBER) refuse_type(reading, name, wanted);
+  return (double)lua_tonumber(reading->L, -1);
+}
+
+static void read_integer(const struct reading *reading, const struct option *option) {
+  double number = check_number(reading, option->name, "a whole number");
+  if (!(number >= (double)option->least && number <= (double)option->most) ||
+      number != floor(number)) {
+    char what[80];
+    snprintf(what, sizeof what, "must be a whole number from %lld to %lld",
+             (long long)option->least, (long long)option->most);
+    refuse(reading, option->name, what);
+  }
+  *(int64_t *)member(reading, option) = (int64_t)number;
+}
+
+static void read_seconds(const struct reading *reading, const struct option *option) {
+  double ms = check_number(reading, option->name, "a number of seconds") * 1000;
+  if (!(ms > 0 && ms <= 2147483648.0))
+    refuse(reading, option->name, "must be a number of seconds above 0 and no more than 2147483");
+  *(int64_t *)member(reading, option) = ms < 1 ? 1 : (int64_t)ms;
+}
+
+static void read_choice(const struct reading *reading, const struct option *option) {
+  const char *text = check_text(reading, option->name);
+  if (strcmp(text, option->text) != 0 && strcmp(text, option->other) != 0)
+    refuse(reading, option->name,
+           lua_pushfstring(reading->L, "must be \"%s\" or \"%s\"", option->text, option->other));
+  *(const char **)member(reading, option) = text;
+}
+
+static void read_boolean(const struct reading *reading, const struct option *option) {
+  if (!lua_isboolean(reading->L, -1)) refuse_type(reading, option->name, "a boolean");
+  if (option->offset != NOWHERE)
+    *(bool *)member(reading, option) = lua_toboolean(reading->L, -1) != 0;
+}
+
+static void read_id_token(const struct reading *reading, const struct option *option) {
+  if (lua_type(reading->L, -1) != LUA_TSTRING) refuse_type(reading, option->name, "a string");
+  *(const char **)member(reading, option) =
+      lua_tolstring(reading->L, -1, &reading->settings->id_token_length);
+}
+
+/* Appends the parts of the string at the top, which spaces divide, to the list below it; pops the
+ * string. */
+static void split_scopes(const struct reading *reading, const char *name) {
+  lua_State *L = reading->L;
+  const char *text = check_text(reading, name);
+  int list = lua_gettop(L) - 1;
+  while (*(text += strspn(text, " ")) != '\0') {
+    size_t length = strcspn(text, " ");
+    lua_pushlstring(L, text, length);
+    lua_rawseti(L, list, (int)compat_rawlen(L, list) + 1);
+    text += length;
+  }
+  lua_pop(L, 1);
+}
+
+/* Puts a list of single scopes in the place of the string or list at the top. */
+static void read_scope(const struct reading *reading, const struct option *option) {
+  lua_State *L = reading->L;
+  int given = lua_gettop(L);
+  if (lua_type(L, given) != LUA_TSTRING && lua_type(L, given) != LUA_TTABLE)
+    refuse_type(reading, option->name, "a string or a list of strings");
+  lua_newtable(L);
+  if (lua_type(L, given) == LUA_TSTRING) {
+    lua_pushvalue(L, given);
+    split_scopes(reading, option->name);
+  } else {
+    size_t entries = 0, length = compat_rawlen(L, given);
+    for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) entries++;
+    if (entries != length) refuse(reading, option->name, "must be a list without gaps or names");
+    for (size_t i = 1; i <= length; i++) {
+      lua_rawgeti(L, given, (int)i);
+      split_scopes(reading, option->name);
+    }
+  }
+  lua_replace(L, given);
+}
+
+static bool is_header_name(const char *name) {
+  static const char marks[] = "!#$%&'*+-.^_`|~"; /* RFC 9110 section 5.6.2, besides letters, digits */
+  if (*name == '\0') return false;
+  for (; *name != '\0'; name++) {
+    bool letter = (*name | 0x20) >= 'a' && (*name | 0x20) <= 'z';
+    bool decimal = *name >= '0' && *name <= '9';
+    if (!letter && !decimal && strchr(marks, *name) == NULL) return false;
+  }
+  return true;
+}
+
+/* The headers that are the module's or libcurl's own to set. */
+static bool is_reserved_header(const char *name) {
+  static const char *const reserved[] = {"Authorization", "Proxy-Authorization", "Host",
+                                         "Content-Length", "Transfer-Encoding", "Connection",
+                                         "Cookie", "Expect"};
+  for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++)
+    if (strcasecmp(name, reserved[i]) == 0) return true;
+  return false;
+}
+
+/* Pushes the line that libcurl wants for the header whose name and value are at the top. */
+static void push_header(const struct reading *reading, const struct option *option) {
+  lua_State *L = reading->L;
+  size_t length;
+  const char *value = check_text(reading, option->name);
+  if (lua_type(L, -2) != LUA_TSTRING) refuse(reading, option->name, "must have names that are strings");
+  const char *name = lua_tolstring(L, -2, &length);
+  if (strlen(name) != length || !is_header_name(name))
+    refuse(reading, option->name, "has a name that is no HTTP token");
+  if (is_reserved_header(name))
+    refuse(reading, option->name, lua_pushfstring(L, "must not set %s", name));
+  if (strcasecmp(name, "Accept") == 0) reading->settings->own_accept = true;
+  if (value[strspn(value, " ")] == '\0')
+    lua_pushfstring(L, "%s;", name); /* libcurl's way of sending a header without a value */
+  else
+    lua_pushfstring(L, "%s: %s", name, value);
+}
+
+/* Pushes the "host:port:address" that libcurl wants for the entry whose key and value are at the
+ * top. */
+static void push_address(const struct reading *reading, const struct option *option) {
+  lua_State *L = reading->L;
+  unsigned char parsed[sizeof(struct in6_addr)];
+  char bare[INET6_ADDRSTRLEN];
+  const char *address = check_text(reading, option->name);
+  if (lua_type(L, -2) != LUA_TSTRING) refuse(reading, option->name, "must have keys \"host:port\"");
+  const char *key = lua_tostring(L, -2);
+  const char *colon = strrchr(key, ':');
+  char *rest = NULL;
+  long port = colon == NULL ? 0 : strtol(colon + 1, &rest, 10);
+  if (colon == NULL || colon == key || port < 1 || port > 65535 || *rest != '\0' ||
+      key[strcspn(key, "*/@, ")] != '\0' || !is_plain_name(key, strlen(key) > 40 ? 40 : strlen(key)))
+    refuse(reading, option->name, "must have keys \"host:port\"");
+  size_t length = strlen(address);
+  bool brackets = length > 2 && address[0] == '[' && address[length - 1] == ']';
+  snprintf(bare, sizeof bare, "%.*s", (int)(brackets ? length - 2 : length),
+           brackets ? address + 1 : address);
+  if (!brackets && inet_pton(AF_INET, address, parsed) == 1)
+    lua_pushfstring(L, "%s:%s", key, address);
+  else if (length < sizeof bare && inet_pton(AF_INET6, bare, parsed) == 1)
+    lua_pushfstring(L, "%s:[%s]", key, bare);
+  else
+    refuse(reading, option->name, "must have IP numbers as values");
+}
+
+/* Makes a string_list of the table at the top, one line for each entry, and puts a table that keeps
+ * all of it alive in its place. */
+static void read_lines(const struct reading *reading, const struct option *option,
+                       void (*push_line)(const struct reading *, const struct option *)) {
+  lua_State *L = reading->L;
+  int given = lua_gettop(L);
+  size_t count = 0;
+  if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
+  for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) count++;
+  lua_newtable(L);
+  int keeper = lua_gettop(L);
+  const char **items = lua_newuserdata(L, (count + 1) * sizeof *items);
+  lua_rawseti(L, keeper, 1);
+  count = 0;
+  for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) {
+    push_line(reading, option);
+    items[count++] = lua_tostring(L, -1);
+    lua_rawseti(L, keeper, (int)count + 1);
+  }
+  struct string_list *list = member(reading, option);
+  *list = (struct string_list){items, count};
+  lua_replace(L, given);
+}
+
+/* Checks and stores the value at the top of the stack; what the copy is to keep is left there. */
+static void read_value(const struct reading *reading, const struct option *option) {
+  switch (option->kind) {
+  case KIND_STRING:
+    *(const char **)member(reading, option) = check_string(reading, option->name);
+    break;
+  case KIND_TEXT: {
+    const char *text = check_text(reading, option->name);
+    if (option->offset != NOWHERE) *(const char **)member(reading, option) = text;
+    break;
+  }
+  case KIND_IGNORED:
+    check_text(reading, option->name);
+    break;
+  case KIND_CHOICE:
+    read_choice(reading, option);
+    break;
+  case KIND_BOOLEAN:
+    read_boolean(reading, option);
+    break;
+  case KIND_INTEGER:
+    read_integer(reading, option);
+    break;
+  case KIND_SECONDS:
+    read_seconds(reading, option);
+    break;
+  case KIND_SCOPE:
+    read_scope(reading, option);
+    break;
+  case KIND_HEADERS:
+    read_lines(reading, option, push_header);
+    break;
+  case KIND_ADDRESSES:
+    read_lines(reading, option, push_address);
+    break;
+  case KIND_ID_TOKEN:
+    read_id_token(reading, option);
+    break;
+  }
+}
+
+static void read_all(const struct reading *reading) {
+  lua_State *L = reading->L;
+  luaL_checkstack(L, 12, "options");
+  for (lua_pushnil(L); lua_next(L, reading->argument) != 0;) {
+    const struct option *option = find_option(L, -2);
+    if (option == NULL) refuse_unknown(reading);
+    if ((option->places & reading->place) == 0)
+      refuse(reading, option->name,
+             reading->place == OPTIONS_REQUEST ? "belongs to the client, not to a request"
+                                               : "belongs to a request, not to a client");
+    read_value(reading, option);
+    lua_setfield(L, reading->copy, option->name); /* leaves the key for lua_next */
+  }
+}
+
+static void set_defaults(const struct reading *reading) {
+  memset(reading->settings, 0, sizeof *reading->settings);
+  for (size_t i = 0; i < OPTION_COUNT; i++) {
+    const struct option *option = &option_list[i];
+    if (option->text != NULL)
+      *(const char **)member(reading, option) = option->text;
+    else if (option->number != 0)
+      *(int64_t *)member(reading, option) = option->number;
+  }
+}
+
+static bool was_given(const struct reading *reading, const char *name) {
+  lua_getfield(reading->L, reading->copy, name);
+  bool given = !lua_isnil(reading->L, -1);
+  lua_pop(reading->L, 1);
+  return given;
+}
+
+static void check_endpoint(const struct reading *reading) {
+  static const char *const parts[] = {"host", "port", "path"};
+  const struct settings *settings = reading->settings;
+  if (settings->url == NULL && settings->host == NULL)
+    luaL_argerror(reading->L, reading->argument, "option 'host' (or 'url') is missing");
+  for (size_t i = 0; settings->url != NULL && i < sizeof parts / sizeof *parts; i++)
+    if (was_given(reading, parts[i])) refuse(reading, "url", "stands instead of host, port and path");
+}
+
+/* User name and password go together, and the name must fit RFC 7617's "user:password". */
+static void check_user(const struct reading *reading) {
+  const struct settings *settings = reading->settings;
+  if (settings->username != NULL && settings->password == NULL)
+    refuse(reading, "username", "needs option 'password' beside it");
+  if (settings->password != NULL && settings->username == NULL)
+    refuse(reading, "password", "needs option 'username' beside it");
+  if (settings->username != NULL && strchr(settings->username, ':') != NULL)
+    refuse(reading, "username", "must not hold a colon");
+}
+
+static unsigned count_credentials(const struct settings *settings) {
+  unsigned count = settings->anonymous;
+  if (settings->id_token != NULL) count++;
+  if (settings->id_token_file != NULL) count++;
+  if (settings->username != NULL) count++;
+  return count;
+}
+
+static void check_credential(const struct reading *reading) {
+  check_user(reading);
+  unsigned count = count_credentials(reading->settings);
+  if (count == 1 || (count == 0 && reading->place == OPTIONS_REQUEST)) return;
+  luaL_argerror(reading->L, reading->argument,
+                count == 0 ? "no credential: pass id_token, id_token_file, username and password, "
+                             "or anonymous = true"
+                           : "more than one credential: pass only one of id_token, id_token_file, "
+                             "username and password, anonymous");
+}
+
+static void clear_credential(struct settings *settings) {
+  settings->id_token = settings->id_token_file = NULL;
+  settings->username = settings->password = NULL;
+  settings->anonymous = false;
+}
+
+static void check_tls(const struct reading *reading) {
+  if (reading->settings->key != NULL && reading->settings->cert == NULL)
+    refuse(reading, "key", "needs option 'cert' beside it");
+}
+
+void options_read(lua_State *L, int argument, enum options_place place, struct settings *settings) {
+  struct settings before = *settings;
+  luaL_checktype(L, argument, LUA_TTABLE);
+  lua_newtable(L);
+  const struct reading reading = {L, argument, place, settings, lua_gettop(L)};
+  if (place == OPTIONS_CLIENT)
+    set_defaults(&reading);
+  else
+    clear_credential(settings);
+  read_all(&reading);
+  check_credential(&reading);
+  if (place == OPTIONS_CLIENT) {
+    check_endpoint(&reading);
+    check_tls(&reading);
+  } else if (count_credentials(settings) == 0) {
+    settings->id_token = before.id_token;
+    settings->id_token_length = before.id_token_length;
+    settings->id_token_file = before.id_token_file;
+    settings->username = before.username;
+    settings->password = before.password;
+    settings->anonymous = before.anonymous;
+  }
+}
+
+/* Pushes a field of a request, or of the defaults where the request does not name it. */
+static int push_field(lua_State *L, int request, int defaults, const char *name) {
+  if (request != 0) {
+    lua_getfield(L, request, name);
+    if (!lua_isnil(L, -1)) return lua_type(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_getfield(L, defaults, name);
+  return lua_type(L, -1);
+}
+
+/* Appends name=value with the value at the top of the stack. */
+static bool append_pair(lua_State *L, const char *name, bool *has_query, struct buffer *url) {
+  size_t length;
+  const char *value = lua_tolstring(L, -1, &length);
+  if (length == 0) return true;
+  bool ok = buffer_append_string(url, *has_query ? "&" : "?") && buffer_append_string(url, name) &&
+            buffer_append_string(url, "=") && buffer_append_encoded(url, value, length);
+  *has_query = true;
+  return ok;
+}
+
+bool options_append_query(lua_State *L, int request, int defaults, bool has_query,
+                          struct buffer *url) {
+  static const char *const texts[] = {"service", "account", "client_id"};
+  bool ok = true;
+  for (size_t i = 0; ok && i < sizeof texts / sizeof *texts; i++) {
+    if (push_field(L, request, defaults, texts[i]) == LUA_TSTRING)
+      ok = append_pair(L, texts[i], &has_query, url);
+    lua_pop(L, 1);
+  }
+  if (push_field(L, request, defaults, "offline_token") == LUA_TBOOLEAN && lua_toboolean(L, -1)) {
+    lua_pushliteral(L, "true");
+    ok = ok && append_pair(L, "offline_token", &has_query, url);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  if (push_field(L, request, defaults, "scope") == LUA_TTABLE) {
+    for (int i = 1; ok && i <= (int)compat_rawlen(L, -1); i++) {
+      lua_rawgeti(L, -1, i);
+      ok = append_pair(L, "scope", &has_query, url);
+      lua_pop(L, 1);
+    }
+  }
+  lua_pop(L, 1);
+  return ok;
+}

@@ -1,0 +1,36 @@
+/* pool.h - a client's kept connections: one curl multi handle and the sockets it opened.
+ * A process that was forked must not touch the connections of its parent, not even to say goodbye:
+ * the sockets are on record so that the child can blind its copies before it lets go of them. */
+#ifndef ICPTOKEN_POOL_H
+#define ICPTOKEN_POOL_H
+
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* A zeroed struct pool is a legal closed one. */
+struct pool {
+  CURLM *multi;
+  int *sockets;
+  size_t count, capacity;
+  pid_t owner;
+  int last_port; /* the port of the address that was tried last */
+};
+
+/* False when memory is short. */
+bool pool_open(struct pool *pool);
+
+/* Has the process been forked since the pool was opened? */
+bool pool_is_foreign(const struct pool *pool);
+
+/* Makes the pool of a parent one of this process's own, without connections. No transfer may be
+ * under way. False when memory is short: the pool is then closed, and may be opened again. */
+bool pool_adopt(struct pool *pool);
+
+/* Tells an easy handle to open and close its sockets through the pool. */
+CURLcode pool_attach(struct pool *pool, CURL *easy);
+
+void pool_close(struct pool *pool);
+
+#endif

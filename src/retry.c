@@ -1,0 +1,28 @@
+/* retry.c - which answers are worth another try, and how long to wait before it. */
+#include "retry.h"
+
+#include <string.h>
+
+#include "clock.h"
+
+enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16 };
+
+bool retry_status(long status) {
+  return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 ||
+         status == 504;
+}
+
+double retry_read_after(const char *value, struct moment date) {
+  double seconds;
+  size_t length = strlen(value);
+  if (lifetime_read_seconds(value, length, &seconds)) return seconds < 0 ? -1 : seconds;
+  struct moment when = lifetime_read_http_date(value, length);
+  if (!when.known) return -1;
+  int64_t now = date.known ? date.epoch_ms : clock_wall_ms();
+  return when.epoch_ms <= now ? 0 : (double)(when.epoch_ms - now) / 1000;
+}
+
+int64_t retry_backoff_ms(unsigned n, struct jitter *jitter) {
+  int64_t wait = (int64_t)FIRST_WAIT_MS << (n < LAST_DOUBLING ? n : LAST_DOUBLING);
+  return (int64_t)((double)wait * jitter_factor(jitter));
+}

@@ -1,0 +1,35 @@
+/* settings.h - a client's options once they were read and checked, without any Lua.
+ * The strings belong to whoever filled the struct in and outlive it. */
+#ifndef ICPTOKEN_SETTINGS_H
+#define ICPTOKEN_SETTINGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A list of "name<separator>value" strings, as libcurl wants headers and addresses. */
+struct string_list {
+  const char *const *item;
+  size_t count;
+};
+
+struct settings {
+  /* endpoint */
+  const char *host, *path, *url; /* host or url, not both */
+  int64_t port;
+  bool allow_http;
+  /* credential: one of them */
+  const char *id_token, *id_token_file, *username, *password;
+  size_t id_token_length; /* the ID token alone may hold any byte; it is judged at each fetch */
+  bool anonymous;
+  /* TLS */
+  const char *cacert, *capath, *cert, *key, *key_password, *pinned_public_key, *tls_min;
+  bool insecure;
+  /* network */
+  int64_t timeout_ms, connect_timeout_ms, retries, max_body_bytes, parallel;
+  const char *proxy, *no_proxy, *http_version, *user_agent;
+  struct string_list headers, resolve;
+  bool own_accept; /* headers has an Accept of its own */
+};
+
+#endif

@@ -1,0 +1,311 @@
+/* transfer.c - one request and its answer over libcurl: an easy handle that is set up once and used
+ * again and again, and what the last answer brought.
+ * No Lua runs inside libcurl's callbacks: an error there would jump across libcurl's frames. */
+#include "transfer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "version.h"
+
+static bool has_name(const char *line, size_t length, const char *name, size_t name_length) {
+  if (length <= name_length || line[name_length] != ':') return false;
+  for (size_t i = 0; i < name_length; i++)
+    if ((line[i] | 0x20) != name[i]) return false;
+  return true;
+}
+
+/* The value of the header line when it is the one named, else one whose start is NULL. */
+static struct span header_value(const char *line, size_t length, const char *name) {
+  size_t name_length = strlen(name);
+  struct span value = {NULL, 0};
+  if (!has_name(line, length, name, name_length)) return value;
+  value.start = line + name_length + 1;
+  value.length = length - name_length - 1;
+  while (value.length > 0 && (*value.start == ' ' || *value.start == '\t'))
+    value.start++, value.length--;
+  while (value.length > 0 && (unsigned char)value.start[value.length - 1] <= ' ') value.length--;
+  return value;
+}
+
+static void keep_value(struct span value, char *room, size_t size) {
+  if (value.start == NULL) return;
+  size_t length = value.length < size - 1 ? value.length : size - 1;
+  memcpy(room, value.start, length);
+  room[length] = '\0';
+}
+
+/* A status line begins an answer: an interim one, a proxy's to CONNECT, or the one asked for. Only
+ * what comes after the last of them counts. */
+static void begin_head(struct answer *answer, const char *line, size_t length) {
+  answer->head_complete = false;
+  answer->framed = length > 5 && line[5] != '1';
+  answer->date.known = false;
+  answer->retry_after[0] = '\0';
+  answer->location[0] = '\0';
+}
+
+static void read_header(struct answer *answer, const char *line, size_t length) {
+  struct span value;
+  switch (line[0] | 0x20) {
+  case 'c':
+    if (header_value(line, length, "content-length").start != NULL) answer->framed = true;
+    break;
+  case 't':
+    if (header_value(line, length, "transfer-encoding").start != NULL) answer->framed = true;
+    break;
+  case 'd':
+    value = header_value(line, length, "date");
+    if (value.start != NULL) answer->date = lifetime_read_http_date(value.start, value.length);
+    break;
+  case 'l':
+    keep_value(header_value(line, length, "location"), answer->location, sizeof answer->location);
+    break;
+  case 'r':
+    keep_value(header_value(line, length, "retry-after"), answer->retry_after,
+               sizeof answer->retry_after);
+    break;
+  default:
+    break;
+  }
+}
+
+static size_t take_header(char *line, size_t size, size_t count, void *data) {
+  struct transfer *transfer = data;
+  struct answer *answer = &transfer->answer;
+  size_t length = size * count;
+  answer->head_bytes += length;
+  if (answer->head_bytes > TRANSFER_HEAD_LIMIT) {
+    answer->too_large = true;
+    return 0;
+  }
+  if (length >= 5 && memcmp(line, "HTTP/", 5) == 0)
+    begin_head(answer, line, length);
+  else if (length > 0 && (line[0] == '\r' || line[0] == '\n'))
+    answer->head_complete = true;
+  else if (length > 0 && !answer->head_complete) /* what follows the body is a trailer */
+    read_header(answer, line, length);
+  return length;
+}
+
+static size_t take_body(char *bytes, size_t size, size_t count, void *data) {
+  struct transfer *transfer = data;
+  struct answer *answer = &transfer->answer;
+  size_t length = size * count;
+  if (length > transfer->body_limit - answer->body.length) {
+    answer->too_large = true;
+    return 0;
+  }
+  return buffer_append(&answer->body, bytes, length) ? length : 0;
+}
+
+static bool append_line(struct curl_slist **list, const char *line) {
+  struct curl_slist *longer = curl_slist_append(*list, line);
+  if (longer == NULL) return false;
+  *list = longer;
+  return true;
+}
+
+static bool append_all(struct curl_slist **list, const struct string_list *lines) {
+  for (size_t i = 0; i < lines->count; i++)
+    if (!append_line(list, lines->item[i])) return false;
+  return true;
+}
+
+/* Sets options until one is refused, and remembers which. */
+struct setup {
+  CURL *easy;
+  struct transfer_problem *problem;
+};
+
+static bool note_refusal(const struct setup *setup, CURLcode code, const char *option) {
+  *setup->problem = (struct transfer_problem){code, option};
+  return code == CURLE_OK;
+}
+
+#define SET(setup, option, value)                                                                  \
+  do {                                                                                             \
+    if ((setup)->problem->code == CURLE_OK)                                                        \
+      note_refusal(setup, curl_easy_setopt((setup)->easy, option, value), #option);                \
+  } while (0)
+
+static void set_headers(const struct setup *setup, struct transfer *transfer,
+                        const struct settings *settings) {
+  bool whole =
+      settings->own_accept || append_line(&transfer->headers, "Accept: application/json");
+  if (!whole || !append_all(&transfer->headers, &settings->headers))
+    note_refusal(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_HTTPHEADER");
+  else
+    SET(setup, CURLOPT_HTTPHEADER, transfer->headers);
+}
+
+static void set_behaviour(const struct setup *setup, struct transfer *transfer) {
+  SET(setup, CURLOPT_PRIVATE, transfer);
+  SET(setup, CURLOPT_ERRORBUFFER, transfer->error);
+  SET(setup, CURLOPT_HEADERFUNCTION, take_header);
+  SET(setup, CURLOPT_HEADERDATA, transfer);
+  SET(setup, CURLOPT_WRITEFUNCTION, take_body);
+  SET(setup, CURLOPT_WRITEDATA, transfer);
+  SET(setup, CURLOPT_NOSIGNAL, 1L);
+  SET(setup, CURLOPT_QUICK_EXIT, 1L); /* or a limit would wait for the name lookup's thread */
+  SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
+  SET(setup, CURLOPT_HTTP09_ALLOWED, 0L);
+  SET(setup, CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE); /* a CONNECT never carries ours */
+  SET(setup, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+  SET(setup, CURLOPT_TCP_KEEPALIVE, 1L);
+}
+
+static void set_trust(const struct setup *setup, const struct settings *settings) {
+  if (settings->cacert != NULL || settings->capath != NULL) {
+    SET(setup, CURLOPT_CAINFO, settings->cacert);
+    if (settings->capath != NULL)
+      SET(setup, CURLOPT_CAPATH, settings->capath);
+    else /* unsets the one that is built in; a libcurl that knows none may refuse */
+      curl_easy_setopt(setup->easy, CURLOPT_CAPATH, NULL);
+    SET(setup, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+    SET(setup, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* a resumed session would not look at the CA */
+  }
+  SET(setup, CURLOPT_SSL_VERIFYPEER, settings->insecure ? 0L : 1L);
+  SET(setup, CURLOPT_SSL_VERIFYHOST, settings->insecure ? 0L : 2L);
+  SET(setup, CURLOPT_SSLVERSION,
+      (long)(strcmp(settings->tls_min, "1.3") == 0 ? CURL_SSLVERSION_TLSv1_3
+                                                   : CURL_SSLVERSION_TLSv1_2));
+  if (settings->pinned_public_key != NULL)
+    SET(setup, CURLOPT_PINNEDPUBLICKEY, settings->pinned_public_key);
+  if (settings->cert != NULL) SET(setup, CURLOPT_SSLCERT, settings->cert);
+  if (settings->key != NULL) SET(setup, CURLOPT_SSLKEY, settings->key);
+  if (settings->key_password != NULL) SET(setup, CURLOPT_KEYPASSWD, settings->key_password);
+}
+
+static void set_network(const struct setup *setup, const struct endpoint *endpoint,
+                        const struct settings *settings) {
+  char agent[96];
+  SET(setup, CURLOPT_PROTOCOLS_STR, endpoint->https ? "https" : "http");
+  SET(setup, CURLOPT_HTTP_VERSION,
+      (long)(strcmp(settings->http_version, "2") == 0 ? CURL_HTTP_VERSION_2TLS
+                                                      : CURL_HTTP_VERSION_1_1));
+  if (!endpoint->https) /* a proxy would see the credential, the environment's as well */
+    SET(setup, CURLOPT_PROXY, "");
+  else if (settings->proxy != NULL)
+    SET(setup, CURLOPT_PROXY, settings->proxy);
+  if (settings->no_proxy != NULL) SET(setup, CURLOPT_NOPROXY, settings->no_proxy);
+  snprintf(agent, sizeof agent, "icptoken/%s libcurl/%s", ICPTOKEN_VERSION,
+           curl_version_info(CURLVERSION_NOW)->version);
+  SET(setup, CURLOPT_USERAGENT, settings->user_agent != NULL ? settings->user_agent : agent);
+}
+
+/* libcurl keeps the list itself and not a copy, so it lives as long as the handle. */
+static void set_addresses(const struct setup *setup, struct transfer *transfer,
+                          const struct string_list *resolve) {
+  if (!append_all(&transfer->addresses, resolve))
+    note_refusal(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_RESOLVE");
+  else if (resolve->count > 0)
+    SET(setup, CURLOPT_RESOLVE, transfer->addresses);
+}
+
+bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
+                   const struct settings *settings, struct transfer_problem *problem) {
+  const struct setup setup = {curl_easy_init(), problem};
+  transfer->easy = setup.easy;
+  if (setup.easy == NULL) return note_refusal(&setup, CURLE_OUT_OF_MEMORY, "curl_easy_init");
+  *problem = (struct transfer_problem){CURLE_OK, NULL};
+  transfer->body_limit = (size_t)settings->max_body_bytes;
+  set_headers(&setup, transfer, settings);
+  set_behaviour(&setup, transfer);
+  set_trust(&setup, settings);
+  set_network(&setup, endpoint, settings);
+  set_addresses(&setup, transfer, &settings->resolve);
+  if (problem->code != CURLE_OK) return false;
+  return note_refusal(&setup, pool_attach(pool, setup.easy), "CURLOPT_OPENSOCKETFUNCTION");
+}
+
+void transfer_set_credential(struct transfer *transfer, struct buffer *line) {
+  struct buffer old = transfer->credential;
+  transfer->credential = *line;
+  *line = (struct buffer){0};
+  transfer->authorization = (struct curl_slist){transfer->credential.data, transfer->headers};
+  bool empty = transfer->credential.length == 0;
+  curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER,
+                   empty ? transfer->headers : &transfer->authorization);
+  buffer_free(&old);
+}
+
+static CURLcode set_url(struct transfer *transfer, const char *url) {
+  if (transfer->url.length > 0 && strcmp(transfer->url.data, url) == 0) return CURLE_OK;
+  buffer_clear(&transfer->url);
+  CURLcode code = curl_easy_setopt(transfer->easy, CURLOPT_URL, url);
+  if (code) return code;
+  return buffer_append_string(&transfer->url, url) ? CURLE_OK : CURLE_OUT_OF_MEMORY;
+}
+
+static void set_limits(struct transfer *transfer, int64_t timeout_ms, int64_t connect_timeout_ms) {
+  if (transfer->timeout_ms != timeout_ms)
+    curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
+  if (transfer->connect_timeout_ms != connect_timeout_ms)
+    curl_easy_setopt(transfer->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)connect_timeout_ms);
+  transfer->timeout_ms = timeout_ms;
+  transfer->connect_timeout_ms = connect_timeout_ms;
+}
+
+CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char *url,
+                        int64_t timeout_ms, int64_t connect_timeout_ms) {
+  transfer_forget_answer(transfer);
+  transfer->finished = false;
+  transfer->result = CURLE_OK;
+  transfer->error[0] = '\0';
+  pool->last_port = 0;
+  CURLcode code = set_url(transfer, url);
+  if (code) return code;
+  set_limits(transfer, timeout_ms, connect_timeout_ms);
+  if (curl_multi_add_handle(pool->multi, transfer->easy) != CURLM_OK) return CURLE_OUT_OF_MEMORY;
+  transfer->active = true;
+  return CURLE_OK;
+}
+
+/* Notes each transfer that libcurl reports as done; true when there was one. */
+static bool collect_finished(struct pool *pool) {
+  bool any = false;
+  int left;
+  for (CURLMsg *message; (message = curl_multi_info_read(pool->multi, &left)) != NULL;) {
+    char *private = NULL;
+    if (message->msg != CURLMSG_DONE) continue;
+    CURLcode result = message->data.result;
+    curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &private);
+    struct transfer *transfer = (struct transfer *)(void *)private;
+    transfer->result = result;
+    transfer->finished = true;
+    curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->answer.status);
+    any = true;
+  }
+  return any;
+}
+
+bool transfer_step(struct pool *pool, int wait_ms) {
+  int running;
+  if (curl_multi_perform(pool->multi, &running) != CURLM_OK) return false;
+  if (collect_finished(pool)) return true;
+  CURLMcode code = curl_multi_poll(pool->multi, NULL, 0, wait_ms, NULL);
+  return code == CURLM_OK || code == CURLM_UNRECOVERABLE_POLL;
+}
+
+void transfer_stop(struct transfer *transfer, struct pool *pool) {
+  if (transfer->active) curl_multi_remove_handle(pool->multi, transfer->easy);
+  transfer->active = false;
+}
+
+void transfer_forget_answer(struct transfer *transfer) {
+  struct buffer body = transfer->answer.body;
+  buffer_clear(&body);
+  transfer->answer = (struct answer){.body = body};
+}
+
+void transfer_close(struct transfer *transfer, struct pool *pool) {
+  transfer_stop(transfer, pool);
+  if (transfer->easy != NULL) curl_easy_cleanup(transfer->easy);
+  curl_slist_free_all(transfer->headers);
+  curl_slist_free_all(transfer->addresses);
+  buffer_free(&transfer->credential);
+  buffer_free(&transfer->url);
+  buffer_free(&transfer->answer.body);
+  *transfer = (struct transfer){0};
+}

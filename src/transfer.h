@@ -1,0 +1,85 @@
+/* transfer.h - one request and its answer over libcurl: an easy handle that is set up once and used
+ * again and again, and what the last answer brought.
+ * A zeroed struct transfer is a legal closed one. */
+#ifndef ICPTOKEN_TRANSFER_H
+#define ICPTOKEN_TRANSFER_H
+
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "endpoint.h"
+#include "lifetime.h"
+#include "pool.h"
+#include "settings.h"
+
+enum {
+  TRANSFER_HEAD_LIMIT = 64 * 1024, /* bytes of headers, interim answers and trailers together */
+  TRANSFER_VALUE_SIZE = 512        /* of a header value that is kept */
+};
+
+/* What the endpoint said. Values of headers are cut to their room. */
+struct answer {
+  long status;
+  struct buffer body;
+  size_t head_bytes;
+  bool head_complete; /* the blank line behind the headers was seen */
+  bool framed;        /* the end of the body was marked by a length, chunks or HTTP/2 */
+  bool too_large;
+  struct moment date;
+  char retry_after[64];
+  char location[TRANSFER_VALUE_SIZE];
+};
+
+struct transfer {
+  CURL *easy;
+  struct curl_slist *headers;      /* what every request carries */
+  struct curl_slist *addresses;    /* of option resolve */
+  struct curl_slist authorization; /* stands before them; its text is the credential buffer's */
+  struct buffer credential;        /* "Authorization: …" or empty */
+  struct buffer url;               /* what the handle was told last */
+  size_t body_limit;
+  int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
+  bool active;                            /* libcurl has it in hand */
+  bool finished;
+  CURLcode result;
+  struct answer answer;
+  char error[CURL_ERROR_SIZE];
+};
+
+/* Why a transfer could not be set up: CURLE_OUT_OF_MEMORY, or the option that this libcurl refuses. */
+struct transfer_problem {
+  CURLcode code;
+  const char *option;
+};
+
+/* Makes the handle and sets all that stays the same. False, with problem filled in, when it cannot;
+ * the transfer may then only be closed. */
+bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
+                   const struct settings *settings, struct transfer_problem *problem);
+
+/* Puts the "Authorization: …" line that requests carry from now on in place; its bytes are moved
+ * out of line. An empty line means none. */
+void transfer_set_credential(struct transfer *transfer, struct buffer *line);
+
+/* Starts a request. The limit and the connect limit are milliseconds, at least 1. */
+CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char *url,
+                        int64_t timeout_ms, int64_t connect_timeout_ms);
+
+/* Lets all transfers of a pool go on, waiting up to wait_ms for the network when none of them has
+ * finished. Transfers that are done have finished set, with their result. False when libcurl has
+ * lost its way, which is memory that ran out. */
+bool transfer_step(struct pool *pool, int wait_ms);
+
+/* Takes the transfer out of libcurl's hand, wherever it stands. Its connection is closed unless the
+ * answer was whole. */
+void transfer_stop(struct transfer *transfer, struct pool *pool);
+
+/* Wipes the answer. */
+void transfer_forget_answer(struct transfer *transfer);
+
+void transfer_close(struct transfer *transfer, struct pool *pool);
+
+#endif
