@@ -1,5 +1,6 @@
 /* lua_icptoken.c - the door: luaopen_icptoken and the functions that a script calls.
- * icptoken asks an IBM Cloud Private cluster for a registry JWT and returns the answer as a table. */
+ * icptoken asks an IBM Cloud Private cluster for a registry JWT and returns the answer as a table.
+ */
 #include <curl/curl.h>
 #include <dlfcn.h>
 #include <lauxlib.h>
@@ -70,7 +71,8 @@ static const luaL_Reg client_metamethods[] = {{"__gc", door_client_close},
                                               {NULL, NULL}};
 
 /* A lookup that timed out goes on in a thread of libcurl, whose code must still be there when Lua
- * has let go of this module. So the module, and with it libcurl, stays for the life of the process. */
+ * has let go of this module. So the module, and with it libcurl, stays for the life of the process.
+ */
 static void pin_module(void) {
   static const char place = 0;
   Dl_info self;

@@ -1,5 +1,6 @@
 /* buffer.c - a growing run of bytes that is wiped before its memory goes back.
- * The bytes may be a credential or a token, so realloc, which can leave a copy behind, is not used. */
+ * The bytes may be a credential or a token, so realloc, which can leave a copy behind, is not used.
+ */
 #include "buffer.h"
 
 #include <stdint.h>
@@ -19,7 +20,8 @@ bool buffer_reserve(struct buffer *buffer, size_t size) {
   size_t needed = buffer->length + size + 1;
   if (needed <= buffer->capacity) return true;
   size_t capacity = buffer->capacity < SMALLEST_CAPACITY ? SMALLEST_CAPACITY : buffer->capacity;
-  while (capacity < needed) capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
+  while (capacity < needed)
+    capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
   char *grown = malloc(capacity);
   if (grown == NULL) return false;
   if (buffer->length > 0) memcpy(grown, buffer->data, buffer->length);

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#pragma GCC visibility push(hidden)
+
 struct buffer {
   char *data; /* always NUL-terminated once anything was appended */
   size_t length;
@@ -30,5 +32,7 @@ void buffer_clear(struct buffer *buffer);
 /* Cuts back to length bytes, wiping what falls away. */
 void buffer_truncate(struct buffer *buffer, size_t length);
 void buffer_free(struct buffer *buffer);
+
+#pragma GCC visibility pop
 
 #endif

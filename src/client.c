@@ -80,8 +80,8 @@ static bool open_client(lua_State *L, struct client *client, int own, int argume
       !buffer_append_string(&client->own_url, client->endpoint.url.data) ||
       !options_append_query(L, 0, own, client->endpoint.has_query, &client->own_url))
     return false;
-  if (transfer_open(&client->exchange.transfer, &client->pool, &client->endpoint,
-                    &client->settings, &refused))
+  if (transfer_open(&client->exchange.transfer, &client->pool, &client->endpoint, &client->settings,
+                    &refused))
     return true;
   if (refused.code != CURLE_OUT_OF_MEMORY)
     luaL_error(L, "the installed libcurl %s refuses %s: %s",
@@ -270,7 +270,8 @@ static int fail_closed(lua_State *L) {
 }
 
 static void refuse_busy(lua_State *L, const struct client *client) {
-  if (client->busy) luaL_error(L, "this client is in the middle of a call; use another client here");
+  if (client->busy)
+    luaL_error(L, "this client is in the middle of a call; use another client here");
 }
 
 static void end_call(struct client *client) {
@@ -312,7 +313,7 @@ static void set_seconds(lua_State *L, CURL *easy, const char *name, CURLINFO wha
 }
 
 static void set_count(lua_State *L, const char *name, uint64_t count) {
-  compat_pushwhole(L, count);
+  compat_pushwhole(L, (int64_t)count);
   lua_setfield(L, -2, name);
 }
 

@@ -4,6 +4,8 @@
 
 #include <lua.h>
 
+#pragma GCC visibility push(hidden)
+
 /* The registry's name of the metatable of clients. */
 #define CLIENT_TYPE "icptoken.client"
 
@@ -29,5 +31,7 @@ void client_close(lua_State *L, int index);
 
 /* Pushes how the client at index is to be shown. */
 int client_tostring(lua_State *L, int index);
+
+#pragma GCC visibility pop
 
 #endif

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#pragma GCC visibility push(hidden)
+
 /* A userdata with one Lua table of its own: a user value, or on 5.1 an environment. */
 #if LUA_VERSION_NUM >= 504
 #define compat_newuserdata(L, size) lua_newuserdatauv(L, size, 1)
@@ -48,9 +50,12 @@ static inline int compat_absindex(lua_State *L, int index) {
  * the stack from index first on. */
 void compat_setfuncs(lua_State *L, const luaL_Reg *functions, int first, int count);
 
-/* Calls the Lua function that does nothing at index, so that a hook that a signal handler has set
- * can run, and raises what the hook raises. lua.c sets its Ctrl-C hook in the main thread alone:
- * in a coroutine, where hooks are a thread's own, the main thread's is lent to it for the call. */
+/* Gives a hook that a signal handler has set its turn, by calling the Lua function that does
+ * nothing at index, and raises what the hook raises. lua.c sets its Ctrl-C hook in the main thread
+ * alone: in a coroutine, where hooks are a thread's own, the main thread's is lent to it for the
+ * call. */
 void compat_run_hook(lua_State *L, int index);
+
+#pragma GCC visibility pop
 
 #endif

@@ -22,8 +22,9 @@ static bool write_bearer(const char *text, size_t length, const char *source, st
   struct span token = jwt_strip_bearer(text, length);
   if (token.length == 0) return refuse(failure, source, "is empty");
   if (!jwt_is_b64token(token.start, token.length))
-    return refuse(failure, source,
-                  "holds characters that no bearer token has (RFC 6750); is it the ID token alone?");
+    return refuse(
+        failure, source,
+        "holds characters that no bearer token has (RFC 6750); is it the ID token alone?");
   if (buffer_append_string(line, "Authorization: Bearer ") &&
       buffer_append(line, token.start, token.length))
     return true;
@@ -50,7 +51,8 @@ static const char *explain_errno(int number) {
 /* Reads up to size bytes. 0 at the end, -1 with errno on an error. */
 static ssize_t read_some(int fd, char *room, size_t size) {
   ssize_t got;
-  do got = read(fd, room, size);
+  do
+    got = read(fd, room, size);
   while (got < 0 && errno == EINTR);
   return got;
 }

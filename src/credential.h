@@ -9,10 +9,14 @@
 #include "failure.h"
 #include "settings.h"
 
+#pragma GCC visibility push(hidden)
+
 /* Appends "Authorization: …" to the empty line: Bearer for an ID token (RFC 6750), Basic for user
  * name and password (RFC 7617), nothing for anonymous. An ID token file is read anew each time.
  * False with failure set when there is no usable credential. */
 bool credential_write(const struct settings *settings, struct buffer *line,
                       struct failure *failure);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,5 +1,6 @@
 /* diagnose.c - from libcurl's view of a transfer to a failure that tells a person what to do.
- * libcurl's own text is used for TLS only, and scrubbed: elsewhere it may quote a proxy's password. */
+ * libcurl's own text is used for TLS only, and scrubbed: elsewhere it may quote a proxy's password.
+ */
 #include "diagnose.h"
 
 #include <errno.h>
@@ -122,12 +123,12 @@ static void explain_chain(const struct settings *settings, char *out, size_t siz
     snprintf(out, size, "; pass cacert = the cluster's CA");
 }
 
-static void diagnose_certificate(const struct transfer *transfer,
-                                 const struct circumstances *about, struct failure *failure) {
+static void diagnose_certificate(const struct transfer *transfer, const struct circumstances *about,
+                                 struct failure *failure) {
   static const char prefix[] = "SSL certificate problem: ";
   char sample[SCRUB_SIZE], mend[FAILURE_MESSAGE_SIZE / 2] = "";
-  const char *text = transfer->error[0] != '\0' ? transfer->error
-                                                : curl_easy_strerror(transfer->result);
+  const char *text =
+      transfer->error[0] != '\0' ? transfer->error : curl_easy_strerror(transfer->result);
   if (strncmp(text, prefix, sizeof prefix - 1) == 0) text += sizeof prefix - 1;
   switch (info_long(transfer, CURLINFO_SSL_VERIFYRESULT)) {
   case VERIFY_EXPIRED:
@@ -196,7 +197,8 @@ static bool is_tls_error(const struct transfer *transfer) {
 static void diagnose_cut(const struct transfer *transfer, const struct circumstances *about,
                          struct failure *failure) {
   const char *where = about->endpoint->authority.data;
-  if (transfer->result == CURLE_UNSUPPORTED_PROTOCOL || transfer->result == CURLE_WEIRD_SERVER_REPLY)
+  if (transfer->result == CURLE_UNSUPPORTED_PROTOCOL ||
+      transfer->result == CURLE_WEIRD_SERVER_REPLY)
     failure_set(failure, FAILURE_NETWORK, true,
                 "what %s answered is not HTTP, or was cut off at once; is the port right?", where);
   else if (transfer->answer.head_bytes == 0)
@@ -275,10 +277,9 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
   const struct answer *answer = &transfer->answer;
   failure_clear(failure);
   if (answer->too_large)
-    failure_set(failure, FAILURE_TOO_LARGE, false,
-                "%s sent more than %ld bytes of headers or %ld of body",
-                about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT,
-                (long)transfer->body_limit);
+    failure_set(
+        failure, FAILURE_TOO_LARGE, false, "%s sent more than %ld bytes of headers or %ld of body",
+        about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT, (long)transfer->body_limit);
   else if (transfer->result != CURLE_OK && diagnose_tunnel(transfer, about, failure))
     ; /* the proxy's status says more than libcurl's code */
   else if (transfer->result != CURLE_OK)

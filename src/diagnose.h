@@ -12,6 +12,8 @@
 #include "settings.h"
 #include "transfer.h"
 
+#pragma GCC visibility push(hidden)
+
 /* Where the transfer went and what must not be told of it. */
 struct circumstances {
   const struct settings *settings;
@@ -23,10 +25,12 @@ struct circumstances {
 
 /* Sets failure from a transfer that has finished; FAILURE_NONE when a whole answer, of whatever
  * status, is there. */
-void diagnose_transfer(const struct transfer *transfer, const struct circumstances *circumstances,
+void diagnose_transfer(const struct transfer *transfer, const struct circumstances *about,
                        struct failure *failure);
 
 /* Did this transfer end while a name was still being looked up? */
 bool diagnose_lookup_timed_out(const struct transfer *transfer);
+
+#pragma GCC visibility pop
 
 #endif

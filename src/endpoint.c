@@ -45,13 +45,29 @@ static enum endpoint_result join_parts(struct buffer *url, const struct settings
              : ENDPOINT_NO_MEMORY;
 }
 
-/* Copies one part of the parsed URL; an absent part is an empty copy. */
+/* libcurl forgives more than is good here: slashes too many, and a host in disguise. */
+static enum endpoint_result check_form(const char *url, char *problem) {
+  static const char *const starts[] = {"https://", "http://"};
+  for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
+    size_t length = strlen(starts[i]);
+    if (strncasecmp(url, starts[i], length) != 0) continue;
+    size_t authority = strcspn(url + length, "/?#");
+    if (authority == 0) return wrong(problem, "option 'url' must hold a host name");
+    if (strcspn(url + length, "%\\") < authority)
+      return wrong(problem, "option 'url' must not hold '%' or a backslash in its host");
+    return ENDPOINT_OK;
+  }
+  return wrong(problem, "option 'url' must begin with https:// (or http://, for this machine)");
+}
+
+/* Copies one part of the parsed URL; an absent part is an empty string. */
 static CURLUcode copy_part(CURLU *parsed, CURLUPart what, unsigned flags, CURLUcode absent,
                            struct buffer *out) {
   char *part = NULL;
   CURLUcode code = curl_url_get(parsed, what, &part, flags);
-  if (code == CURLUE_OK && !buffer_append_string(out, part)) code = CURLUE_OUT_OF_MEMORY;
   if (code == absent) code = CURLUE_OK;
+  if (code == CURLUE_OK && !buffer_append_string(out, part != NULL ? part : ""))
+    code = CURLUE_OUT_OF_MEMORY;
   curl_free(part);
   return code;
 }
@@ -83,8 +99,6 @@ static enum endpoint_result check_scheme(struct endpoint *endpoint, const char *
                                          const struct settings *settings, char *problem) {
   endpoint->https = strcmp(scheme, "https") == 0;
   if (endpoint->https) return ENDPOINT_OK;
-  if (strcmp(scheme, "http") != 0)
-    return wrong(problem, "option 'url' must begin with https:// (or http://, for this machine)");
   if (settings->proxy != NULL && settings->proxy[0] != '\0')
     return wrong(problem, "option 'proxy' cannot go with a plain http endpoint: the proxy would "
                           "see the credential");
@@ -102,8 +116,6 @@ static enum endpoint_result refuse_url(CURLUcode code, const struct settings *se
   if (code == CURLUE_USER_NOT_ALLOWED)
     return wrong(problem, "option 'url' must not hold a user name or password; pass username and "
                           "password as options");
-  if (code == CURLUE_UNSUPPORTED_SCHEME)
-    return wrong(problem, "option 'url' must begin with https:// (or http://, for this machine)");
   snprintf(problem, ENDPOINT_PROBLEM_SIZE, "option '%s' is not one that a URL can be made of (%s)",
            name, curl_url_strerror(code));
   return ENDPOINT_WRONG;
@@ -139,7 +151,6 @@ static enum endpoint_result check_parts(struct endpoint *endpoint, const struct 
                                         const struct settings *settings, char *problem) {
   if (parts->fragment.length > 0)
     return wrong(problem, "option 'url' must not hold a fragment ('#')");
-  if (parts->host.length == 0) return wrong(problem, "option 'url' must hold a host name");
   endpoint->port = (int)strtol(parts->port.data, NULL, 10);
   endpoint->has_query = parts->query.length > 0;
   endpoint->loopback =
@@ -158,8 +169,8 @@ static enum endpoint_result parse_url(struct endpoint *endpoint, const char *url
   if (parsed == NULL) return ENDPOINT_NO_MEMORY;
   CURLUcode code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_DISALLOW_USER);
   if (!code) code = read_parts(parsed, &parts, endpoint);
-  enum endpoint_result result = code ? refuse_url(code, settings, problem)
-                                     : check_parts(endpoint, &parts, settings, problem);
+  enum endpoint_result result =
+      code ? refuse_url(code, settings, problem) : check_parts(endpoint, &parts, settings, problem);
   parts_free(&parts);
   curl_url_cleanup(parsed);
   return result;
@@ -167,9 +178,13 @@ static enum endpoint_result parse_url(struct endpoint *endpoint, const char *url
 
 enum endpoint_result endpoint_build(struct endpoint *endpoint, const struct settings *settings,
                                     char problem[ENDPOINT_PROBLEM_SIZE]) {
-  if (settings->url != NULL) return parse_url(endpoint, settings->url, settings, problem);
+  enum endpoint_result result;
   struct buffer joined = {0};
-  enum endpoint_result result = join_parts(&joined, settings, problem);
+  if (settings->url != NULL) {
+    result = check_form(settings->url, problem);
+    return result == ENDPOINT_OK ? parse_url(endpoint, settings->url, settings, problem) : result;
+  }
+  result = join_parts(&joined, settings, problem);
   if (result == ENDPOINT_OK) result = parse_url(endpoint, joined.data, settings, problem);
   buffer_free(&joined);
   return result;

@@ -8,6 +8,8 @@
 #include "buffer.h"
 #include "settings.h"
 
+#pragma GCC visibility push(hidden)
+
 struct endpoint {
   struct buffer url;       /* the whole, with the query that option url may bring */
   struct buffer shown;     /* the same without query, for details.url */
@@ -29,5 +31,7 @@ enum endpoint_result endpoint_build(struct endpoint *endpoint, const struct sett
                                     char problem[ENDPOINT_PROBLEM_SIZE]);
 
 void endpoint_free(struct endpoint *endpoint);
+
+#pragma GCC visibility pop
 
 #endif

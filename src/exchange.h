@@ -1,5 +1,6 @@
 /* exchange.h - one question to the endpoint until it is answered: its attempts, the waits between
- * them and the one limit over everything. It never blocks: whoever drives it decides how to wait. */
+ * them and the one limit over everything. It never blocks: whoever drives it decides how to wait.
+ */
 #ifndef ICPTOKEN_EXCHANGE_H
 #define ICPTOKEN_EXCHANGE_H
 
@@ -10,6 +11,8 @@
 #include "failure.h"
 #include "jitter.h"
 #include "transfer.h"
+
+#pragma GCC visibility push(hidden)
 
 enum exchange_state {
   EXCHANGE_IDLE,
@@ -24,7 +27,7 @@ struct exchange {
   struct failure failure;
   const char *url;
   int64_t timeout_ms;
-  int64_t deadline_ms, wake_ms; /* steady clock */
+  int64_t deadline_ms, wake_ms;         /* steady clock */
   int64_t sent_steady_ms, sent_wall_ms; /* when the last attempt was sent */
   unsigned attempts, retries;
   bool lookup_timed_out;
@@ -48,5 +51,7 @@ bool exchange_retry(struct exchange *exchange, struct jitter *jitter);
 
 /* Ends it wherever it stands. */
 void exchange_stop(struct exchange *exchange, struct pool *pool);
+
+#pragma GCC visibility pop
 
 #endif

@@ -7,10 +7,9 @@
 #include <string.h>
 
 const char *failure_name(enum failure_code code) {
-  static const char *const names[FAILURE_COUNT] = {
-      "",
+  static const char *const names[FAILURE_COUNT] = {"",
 #define X(name, text) text,
-      FAILURE_CODES(X)
+                                                   FAILURE_CODES(X)
 #undef X
   };
   return names[code];

@@ -5,6 +5,8 @@
 
 #include <stdbool.h>
 
+#pragma GCC visibility push(hidden)
+
 #define FAILURE_CODES(X)                                                                           \
   X(INVALID_CREDENTIAL, "invalid_credential")                                                      \
   X(RESOLVE, "resolve")                                                                            \
@@ -39,11 +41,11 @@ enum { FAILURE_MESSAGE_SIZE = 1536 };
 
 struct failure {
   enum failure_code code;
-  bool retryable;        /* the same call may go well later */
-  int curl_code;         /* a CURLcode; 0 when libcurl saw no error */
-  long status;           /* the HTTP status; 0 before there was one */
-  double retry_after;    /* seconds, as the server asked; negative when it did not */
-  unsigned attempts;     /* how often the endpoint was tried */
+  bool retryable;     /* the same call may go well later */
+  int curl_code;      /* a CURLcode; 0 when libcurl saw no error */
+  long status;        /* the HTTP status; 0 before there was one */
+  double retry_after; /* seconds, as the server asked; negative when it did not */
+  unsigned attempts;  /* how often the endpoint was tried */
   char message[FAILURE_MESSAGE_SIZE];
 };
 
@@ -59,5 +61,7 @@ void failure_set(struct failure *failure, enum failure_code code, bool retryable
 
 /* The same for memory that ran out: the message is always this one. */
 void failure_set_no_memory(struct failure *failure);
+
+#pragma GCC visibility pop
 
 #endif

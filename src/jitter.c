@@ -1,5 +1,6 @@
 /* jitter.c - a small source of chance that spreads waits and renewals; nothing secret hangs on it.
- * The generator is splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators). */
+ * The generator is splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
+ */
 #include "jitter.h"
 
 #include <time.h>

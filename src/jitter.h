@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#pragma GCC visibility push(hidden)
+
 struct jitter {
   uint64_t state;
 };
@@ -15,5 +17,7 @@ void jitter_seed(struct jitter *jitter);
 
 /* A factor between 0.9 and 1.1. */
 double jitter_factor(struct jitter *jitter);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,32 +1,55 @@
-/* jwt.c - the little of RFC 7519 that a client needs: the three parts, and two numbers of the claims.
- * The claims are scanned rather than parsed: only top-level members matter, and a scan costs a
- * fifth of building the whole object. Every read is bounded by an end pointer. */
+/* jwt.c - the little of RFC 7519 that a client needs: the three parts, and two numbers of the
+ * claims. The claims are scanned rather than parsed: only top-level members matter, and a scan
+ * costs a fifth of building the whole object. Every read is bounded by an end pointer. */
 #include "jwt.h"
 
 #include <stdint.h>
 #include <string.h>
 
-/* The six bits of a base64url character plus one, so that 0 marks all others. */
-static const unsigned char digit_of[256] = {
-    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
-    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
-    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
-    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
-    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
-    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
-    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
-    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['-'] = 63, ['_'] = 64};
+/* What a byte may be: part of a b64token, a base64url digit too, and the six bits it stands for. */
+enum { TOKEN = 0x80, BASE64URL = 0x40, DIGIT = TOKEN | BASE64URL, BITS = 0x3F };
 
-static unsigned digit(char c) { return digit_of[(unsigned char)c]; }
+static const unsigned char class_of[256] = {
+    ['A'] = DIGIT | 0,  ['B'] = DIGIT | 1,  ['C'] = DIGIT | 2,  ['D'] = DIGIT | 3,
+    ['E'] = DIGIT | 4,  ['F'] = DIGIT | 5,  ['G'] = DIGIT | 6,  ['H'] = DIGIT | 7,
+    ['I'] = DIGIT | 8,  ['J'] = DIGIT | 9,  ['K'] = DIGIT | 10, ['L'] = DIGIT | 11,
+    ['M'] = DIGIT | 12, ['N'] = DIGIT | 13, ['O'] = DIGIT | 14, ['P'] = DIGIT | 15,
+    ['Q'] = DIGIT | 16, ['R'] = DIGIT | 17, ['S'] = DIGIT | 18, ['T'] = DIGIT | 19,
+    ['U'] = DIGIT | 20, ['V'] = DIGIT | 21, ['W'] = DIGIT | 22, ['X'] = DIGIT | 23,
+    ['Y'] = DIGIT | 24, ['Z'] = DIGIT | 25, ['a'] = DIGIT | 26, ['b'] = DIGIT | 27,
+    ['c'] = DIGIT | 28, ['d'] = DIGIT | 29, ['e'] = DIGIT | 30, ['f'] = DIGIT | 31,
+    ['g'] = DIGIT | 32, ['h'] = DIGIT | 33, ['i'] = DIGIT | 34, ['j'] = DIGIT | 35,
+    ['k'] = DIGIT | 36, ['l'] = DIGIT | 37, ['m'] = DIGIT | 38, ['n'] = DIGIT | 39,
+    ['o'] = DIGIT | 40, ['p'] = DIGIT | 41, ['q'] = DIGIT | 42, ['r'] = DIGIT | 43,
+    ['s'] = DIGIT | 44, ['t'] = DIGIT | 45, ['u'] = DIGIT | 46, ['v'] = DIGIT | 47,
+    ['w'] = DIGIT | 48, ['x'] = DIGIT | 49, ['y'] = DIGIT | 50, ['z'] = DIGIT | 51,
+    ['0'] = DIGIT | 52, ['1'] = DIGIT | 53, ['2'] = DIGIT | 54, ['3'] = DIGIT | 55,
+    ['4'] = DIGIT | 56, ['5'] = DIGIT | 57, ['6'] = DIGIT | 58, ['7'] = DIGIT | 59,
+    ['8'] = DIGIT | 60, ['9'] = DIGIT | 61, ['-'] = DIGIT | 62, ['_'] = DIGIT | 63,
+    ['.'] = TOKEN,      ['~'] = TOKEN,      ['+'] = TOKEN,      ['/'] = TOKEN};
+
+static unsigned class_at(const char *text) { return class_of[(unsigned char)*text]; }
+
+/* Are all bytes of this class? Without a branch on what they are, eight at a time: the text is
+ * long and nearly always right. */
+static bool is_all(const char *text, size_t length, unsigned class) {
+  unsigned common = class;
+  for (; length >= 8; length -= 8, text += 8)
+    common &= class_at(text) & class_at(text + 1) & class_at(text + 2) & class_at(text + 3) &
+              class_at(text + 4) & class_at(text + 5) & class_at(text + 6) & class_at(text + 7);
+  while (length > 0)
+    common &= class_at(text + --length);
+  return common == class;
+}
 
 bool jwt_is_b64token(const char *text, size_t length) {
-  size_t i = 0;
-  while (i < length && (digit(text[i]) != 0 || text[i] == '.' || text[i] == '~' ||
-                        text[i] == '+' || text[i] == '/'))
-    i++;
-  if (i == 0) return false;
-  while (i < length && text[i] == '=') i++;
-  return i == length;
+  while (length > 0 && text[length - 1] == '=')
+    length--;
+  return length > 0 && is_all(text, length, TOKEN);
+}
+
+bool jwt_is_base64url(struct span part) {
+  return part.length % 4 != 1 && is_all(part.start, part.length, BASE64URL);
 }
 
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
@@ -34,54 +57,63 @@ static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c ==
 struct span jwt_strip_bearer(const char *text, size_t length) {
   static const char scheme[] = "bearer";
   struct span token = {text, length};
-  while (token.length > 0 && is_space(*token.start)) token.start++, token.length--;
-  while (token.length > 0 && is_space(token.start[token.length - 1])) token.length--;
+  while (token.length > 0 && is_space(*token.start))
+    token.start++, token.length--;
+  while (token.length > 0 && is_space(token.start[token.length - 1]))
+    token.length--;
   size_t i = 0;
-  while (i < sizeof scheme - 1 && i < token.length && (token.start[i] | 0x20) == scheme[i]) i++;
+  while (i < sizeof scheme - 1 && i < token.length && (token.start[i] | 0x20) == scheme[i])
+    i++;
   if (i < sizeof scheme - 1 || i == token.length || !is_space(token.start[i])) return token;
-  while (i < token.length && is_space(token.start[i])) i++;
+  while (i < token.length && is_space(token.start[i]))
+    i++;
   token.start += i;
   token.length -= i;
   return token;
 }
 
-/* The base64url run at text. A length of 4n + 1 stands for no whole byte and is refused. */
+/* Up to the next dot, which *text is moved behind; false when there is none. */
 static bool take_part(const char **text, const char *end, struct span *part) {
-  const char *p = *text;
-  while (p < end && digit(*p) != 0) p++;
-  part->start = *text;
-  part->length = (size_t)(p - *text);
-  *text = p;
-  return part->length % 4 != 1;
+  const char *dot = memchr(*text, '.', (size_t)(end - *text));
+  if (dot == NULL) return false;
+  *part = (struct span){*text, (size_t)(dot - *text)};
+  *text = dot + 1;
+  return part->length > 0;
 }
 
 bool jwt_split(const char *text, size_t length, struct jwt *jwt) {
-  const char *p = text, *end = text + length;
-  if (!take_part(&p, end, &jwt->header) || jwt->header.length == 0) return false;
-  if (p == end || *p++ != '.') return false;
-  if (!take_part(&p, end, &jwt->claims) || jwt->claims.length == 0) return false;
-  if (p == end || *p++ != '.') return false;
-  return take_part(&p, end, &jwt->signature) && p == end;
+  const char *end = text + length;
+  if (!take_part(&text, end, &jwt->header) || !take_part(&text, end, &jwt->claims)) return false;
+  jwt->signature = (struct span){text, (size_t)(end - text)};
+  return memchr(text, '.', jwt->signature.length) == NULL;
 }
 
-size_t jwt_decode_part(struct span part, char *out) {
+bool jwt_decode_part(struct span part, char *out, size_t *length) {
   const char *in = part.start;
   char *p = out;
+  unsigned common = BASE64URL;
   for (size_t groups = part.length / 4; groups > 0; groups--, in += 4) {
-    uint32_t bits = ((uint32_t)(digit(in[0]) - 1) << 18) | ((uint32_t)(digit(in[1]) - 1) << 12) |
-                    ((uint32_t)(digit(in[2]) - 1) << 6) | (uint32_t)(digit(in[3]) - 1);
+    unsigned a = class_at(in), b = class_at(in + 1), c = class_at(in + 2), d = class_at(in + 3);
+    uint32_t bits = (a & BITS) << 18 | (b & BITS) << 12 | (c & BITS) << 6 | (d & BITS);
+    common &= a & b & c & d;
     *p++ = (char)(bits >> 16);
     *p++ = (char)(bits >> 8);
     *p++ = (char)bits;
   }
   size_t rest = part.length % 4;
-  if (rest >= 2) *p++ = (char)(((digit(in[0]) - 1) << 2) | ((digit(in[1]) - 1) >> 4));
-  if (rest == 3) *p++ = (char)(((digit(in[1]) - 1) << 4) | ((digit(in[2]) - 1) >> 2));
-  return (size_t)(p - out);
+  if (rest >= 2) {
+    unsigned a = class_at(in), b = class_at(in + 1), c = rest == 3 ? class_at(in + 2) : DIGIT;
+    common &= a & b & c;
+    *p++ = (char)((a & BITS) << 2 | (b & BITS) >> 4);
+    if (rest == 3) *p++ = (char)((b & BITS) << 4 | (c & BITS) >> 2);
+  }
+  *length = (size_t)(p - out);
+  return rest != 1 && common == BASE64URL; /* one digit stands for no whole byte */
 }
 
 static const char *skip_space(const char *p, const char *end) {
-  while (p < end && is_space(*p)) p++;
+  while (p < end && is_space(*p))
+    p++;
   return p;
 }
 
@@ -125,7 +157,8 @@ bool jwt_read_number(const char **text, const char *end, double *number) {
   const char *digits = p;
   double value = 0;
   int scale = 0;
-  while (p < end && *p >= '0' && *p <= '9') value = value * 10 + (*p++ - '0');
+  while (p < end && *p >= '0' && *p <= '9')
+    value = value * 10 + (*p++ - '0');
   if (p == digits || (p - digits > 1 && *digits == '0')) return false;
   if (p < end && *p == '.') {
     const char *fraction = ++p;
@@ -146,9 +179,11 @@ bool jwt_read_number(const char **text, const char *end, double *number) {
     if (p == exponent_digits) return false;
     scale += shrink ? -exponent : exponent;
   }
-  for (; scale > 0 && value != 0 && value < 1e300; scale--) value *= 10;
+  for (; scale > 0 && value != 0 && value < 1e300; scale--)
+    value *= 10;
   if (scale > 0 && value != 0) return false;
-  for (; scale < 0 && value != 0; scale++) value /= 10;
+  for (; scale < 0 && value != 0; scale++)
+    value /= 10;
   if (!(value < 1e300)) return false;
   *number = negative ? -value : value;
   *text = p;
@@ -198,8 +233,8 @@ bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
   if (!jwt_split(token, length, &jwt)) return true;
   buffer_clear(scratch);
   if (!buffer_reserve(scratch, JWT_ROOM(jwt.claims))) return false;
-  scratch->length = jwt_decode_part(jwt.claims, scratch->data);
-  if (!scan_members(scratch->data, scratch->data + scratch->length, times))
+  if (!jwt_decode_part(jwt.claims, scratch->data, &scratch->length) ||
+      !scan_members(scratch->data, scratch->data + scratch->length, times))
     *times = (struct jwt_times){0};
   return true;
 }

@@ -6,6 +6,9 @@
 #include <math.h>
 #include <string.h>
 
+/* The end of the year 9999, which is as far as a date of four digits goes. */
+#define LAST_SECOND INT64_C(253402300799)
+
 /* Days from 1970-01-01 to a date of the proleptic Gregorian calendar, with years counted from
  * March so that the leap day is a year's last. */
 static int64_t days_from_date(int64_t year, int month, int day) {
@@ -54,7 +57,8 @@ static struct moment moment_at(int year, int month, int day, int hour, int minut
   if (month < 1 || month > 12 || day < 1 || day > days_in_month(year, month)) return moment;
   int64_t days = days_from_date(year, month, day);
   moment.known = true;
-  moment.epoch_ms = (days * 86400 + hour * 3600 + minute * 60 + second) * 1000;
+  int64_t seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+  moment.epoch_ms = seconds * 1000;
   return moment;
 }
 
@@ -111,7 +115,8 @@ static struct moment read_fixdate(const char *p, const char *end) {
     return unknown;
   p += 5;
   if (!take_digits(&p, end, 2, &day) || !take_char(&p, end, ' ')) return unknown;
-  while (month < 12 && memcmp(p, names + (ptrdiff_t)month * 3, 3) != 0) month++;
+  while (month < 12 && memcmp(p, names + (ptrdiff_t)month * 3, 3) != 0)
+    month++;
   p += 3;
   if (month == 12 || !take_char(&p, end, ' ') || !take_digits(&p, end, 4, &year) ||
       !take_char(&p, end, ' ') || !take_clock(&p, end, &hour, &minute, &second))
@@ -126,7 +131,7 @@ struct moment lifetime_read_http_date(const char *text, size_t length) {
   memcpy(copy, text, length);
   copy[length] = '\0';
   time_t seconds = curl_getdate(copy, NULL);
-  if (seconds == (time_t)-1) return moment;
+  if (seconds == (time_t)-1 || seconds > LAST_SECOND) return moment;
   moment.known = true;
   moment.epoch_ms = (int64_t)seconds * 1000;
   return moment;

@@ -10,6 +10,8 @@
 #include "jitter.h"
 #include "jwt.h"
 
+#pragma GCC visibility push(hidden)
+
 /* A point in time that may be unknown. */
 struct moment {
   bool known;
@@ -49,5 +51,7 @@ int64_t lifetime_leeway_ms(int64_t left_ms);
 
 /* How long before that it is to be renewed: min(300 s, 20 %), give or take a tenth by chance. */
 int64_t lifetime_window_ms(int64_t left_ms, struct jitter *jitter);
+
+#pragma GCC visibility pop
 
 #endif

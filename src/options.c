@@ -1,6 +1,6 @@
 /* options.c - the tables that callers pass in: reads, checks and copies them.
- * Tables are read raw, in one pass, into a private copy: nothing of the caller's runs meanwhile, and
- * what the caller changes later has no effect. The copy keeps the strings alive that settings
+ * Tables are read raw, in one pass, into a private copy: nothing of the caller's runs meanwhile,
+ * and what the caller changes later has no effect. The copy keeps the strings alive that settings
  * point to. */
 #include "options.h"
 
@@ -15,13 +15,13 @@
 #include "compat.h"
 
 enum kind {
-  KIND_STRING,   /* not empty */
-  KIND_TEXT,     /* may be empty */
-  KIND_CHOICE,   /* one of two strings */
+  KIND_STRING, /* not empty */
+  KIND_TEXT,   /* may be empty */
+  KIND_CHOICE, /* one of two strings */
   KIND_BOOLEAN,
-  KIND_INTEGER,  /* from least to most */
-  KIND_SECONDS,  /* kept as milliseconds */
-  KIND_SCOPE,    /* a string, split at spaces, or a list */
+  KIND_INTEGER, /* from least to most */
+  KIND_SECONDS, /* kept as milliseconds */
+  KIND_SCOPE,   /* a string, split at spaces, or a list */
   KIND_HEADERS,
   KIND_ADDRESSES,
   KIND_ID_TOKEN, /* any bytes: judged at each fetch */
@@ -32,7 +32,7 @@ struct option {
   const char *name;
   enum kind kind;
   unsigned places;
-  size_t offset; /* in struct settings; NOWHERE for what stays in the Lua table alone */
+  size_t offset;            /* in struct settings; NOWHERE for what stays in the Lua table alone */
   const char *text, *other; /* default and, for a choice, what else there is */
   int64_t number, least, most;
 };
@@ -120,7 +120,8 @@ static size_t distance(const char *a, const char *b) {
   size_t row[3][LONGEST + 1];
   size_t a_length = strlen(a), b_length = strlen(b);
   if (a_length > LONGEST || b_length > LONGEST) return SIZE_MAX;
-  for (size_t j = 0; j <= b_length; j++) row[0][j] = j;
+  for (size_t j = 0; j <= b_length; j++)
+    row[0][j] = j;
   for (size_t i = 1; i <= a_length; i++) {
     size_t *now = row[i % 3], *before = row[(i + 2) % 3], *earlier = row[(i + 1) % 3];
     now[0] = i;
@@ -138,7 +139,8 @@ static size_t distance(const char *a, const char *b) {
 
 static const char *nearest_name(const char *name, enum options_place place) {
   const char *nearest = NULL;
-  size_t least = strlen(name) / 3 + 2;
+  size_t least = strlen(name) / 2 + 2; /* closer than that, and never further than 3 */
+  if (least > 4) least = 4;
   for (size_t i = 0; i < OPTION_COUNT; i++) {
     if ((option_list[i].places & place) == 0) continue;
     size_t away = distance(name, option_list[i].name);
@@ -166,8 +168,9 @@ static void refuse_unknown(const struct reading *reading) {
   if (!is_plain_name(name, length)) luaL_argerror(L, reading->argument, "unknown option");
   const char *nearest = nearest_name(name, reading->place);
   const char *message =
-      nearest == NULL ? lua_pushfstring(L, "unknown option '%s'", name)
-                      : lua_pushfstring(L, "unknown option '%s'; did you mean '%s'?", name, nearest);
+      nearest == NULL
+          ? lua_pushfstring(L, "unknown option '%s'", name)
+          : lua_pushfstring(L, "unknown option '%s'; did you mean '%s'?", name, nearest);
   luaL_argerror(L, reading->argument, message);
 }
 
@@ -267,7 +270,8 @@ static void read_scope(const struct reading *reading, const struct option *optio
     split_scopes(reading, option->name);
   } else {
     size_t entries = 0, length = compat_rawlen(L, given);
-    for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) entries++;
+    for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
+      entries++;
     if (entries != length) refuse(reading, option->name, "must be a list without gaps or names");
     for (size_t i = 1; i <= length; i++) {
       lua_rawgeti(L, given, (int)i);
@@ -278,7 +282,8 @@ static void read_scope(const struct reading *reading, const struct option *optio
 }
 
 static bool is_header_name(const char *name) {
-  static const char marks[] = "!#$%&'*+-.^_`|~"; /* RFC 9110 section 5.6.2, besides letters, digits */
+  static const char marks[] =
+      "!#$%&'*+-.^_`|~"; /* RFC 9110 section 5.6.2, besides letters, digits */
   if (*name == '\0') return false;
   for (; *name != '\0'; name++) {
     bool letter = (*name | 0x20) >= 'a' && (*name | 0x20) <= 'z';
@@ -290,9 +295,9 @@ static bool is_header_name(const char *name) {
 
 /* The headers that are the module's or libcurl's own to set. */
 static bool is_reserved_header(const char *name) {
-  static const char *const reserved[] = {"Authorization", "Proxy-Authorization", "Host",
-                                         "Content-Length", "Transfer-Encoding", "Connection",
-                                         "Cookie", "Expect"};
+  static const char *const reserved[] = {
+      "Authorization",     "Proxy-Authorization", "Host",   "Content-Length",
+      "Transfer-Encoding", "Connection",          "Cookie", "Expect"};
   for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++)
     if (strcasecmp(name, reserved[i]) == 0) return true;
   return false;
@@ -303,7 +308,8 @@ static void push_header(const struct reading *reading, const struct option *opti
   lua_State *L = reading->L;
   size_t length;
   const char *value = check_text(reading, option->name);
-  if (lua_type(L, -2) != LUA_TSTRING) refuse(reading, option->name, "must have names that are strings");
+  if (lua_type(L, -2) != LUA_TSTRING)
+    refuse(reading, option->name, "must have names that are strings");
   const char *name = lua_tolstring(L, -2, &length);
   if (strlen(name) != length || !is_header_name(name))
     refuse(reading, option->name, "has a name that is no HTTP token");
@@ -329,7 +335,8 @@ static void push_address(const struct reading *reading, const struct option *opt
   char *rest = NULL;
   long port = colon == NULL ? 0 : strtol(colon + 1, &rest, 10);
   if (colon == NULL || colon == key || port < 1 || port > 65535 || *rest != '\0' ||
-      key[strcspn(key, "*/@, ")] != '\0' || !is_plain_name(key, strlen(key) > 40 ? 40 : strlen(key)))
+      key[strcspn(key, "*/@, ")] != '\0' ||
+      !is_plain_name(key, strlen(key) > 40 ? 40 : strlen(key)))
     refuse(reading, option->name, "must have keys \"host:port\"");
   size_t length = strlen(address);
   bool brackets = length > 2 && address[0] == '[' && address[length - 1] == ']';
@@ -351,7 +358,8 @@ static void read_lines(const struct reading *reading, const struct option *optio
   int given = lua_gettop(L);
   size_t count = 0;
   if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
-  for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) count++;
+  for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
+    count++;
   lua_newtable(L);
   int keeper = lua_gettop(L);
   const char **items = lua_newuserdata(L, (count + 1) * sizeof *items);
@@ -447,7 +455,8 @@ static void check_endpoint(const struct reading *reading) {
   if (settings->url == NULL && settings->host == NULL)
     luaL_argerror(reading->L, reading->argument, "option 'host' (or 'url') is missing");
   for (size_t i = 0; settings->url != NULL && i < sizeof parts / sizeof *parts; i++)
-    if (was_given(reading, parts[i])) refuse(reading, "url", "stands instead of host, port and path");
+    if (was_given(reading, parts[i]))
+      refuse(reading, "url", "stands instead of host, port and path");
 }
 
 /* User name and password go together, and the name must fit RFC 7617's "user:password". */

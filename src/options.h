@@ -9,6 +9,8 @@
 #include "buffer.h"
 #include "settings.h"
 
+#pragma GCC visibility push(hidden)
+
 /* The tables in which an option may stand. */
 enum options_place { OPTIONS_CLIENT = 1, OPTIONS_REQUEST = 2 };
 
@@ -23,5 +25,7 @@ void options_read(lua_State *L, int argument, enum options_place place, struct s
  * may be 0 for none. False when memory is short. */
 bool options_append_query(lua_State *L, int request, int defaults, bool has_query,
                           struct buffer *url);
+
+#pragma GCC visibility pop
 
 #endif

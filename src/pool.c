@@ -98,7 +98,8 @@ static void drop_foreign(struct pool *pool) {
   if (blind_sockets(pool)) {
     curl_multi_cleanup(pool->multi);
   } else {
-    for (size_t i = 0; i < pool->count; i++) close(pool->sockets[i]);
+    for (size_t i = 0; i < pool->count; i++)
+      close(pool->sockets[i]);
   }
   pool->multi = NULL;
   pool->count = 0;

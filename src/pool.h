@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#pragma GCC visibility push(hidden)
+
 /* A zeroed struct pool is a legal closed one. */
 struct pool {
   CURLM *multi;
@@ -32,5 +34,7 @@ bool pool_adopt(struct pool *pool);
 CURLcode pool_attach(struct pool *pool, CURL *easy);
 
 void pool_close(struct pool *pool);
+
+#pragma GCC visibility pop
 
 #endif

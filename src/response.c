@@ -89,7 +89,8 @@ static enum tidiness tidy_table(lua_State *L) {
 
 static bool begins_object(const char *text, size_t length) {
   size_t i = 0;
-  while (i < length && strchr(" \t\r\n", text[i]) != NULL && text[i] != '\0') i++;
+  while (i < length && strchr(" \t\r\n", text[i]) != NULL && text[i] != '\0')
+    i++;
   return i < length && text[i] == '{';
 }
 
@@ -273,7 +274,8 @@ static void append_error(lua_State *L, const struct reader *reader, int list) {
   lua_settop(L, code - 1);
 }
 
-/* The distribution project's { "errors": [{ "code", "message" }] }. The list of them is at the top. */
+/* The distribution project's { "errors": [{ "code", "message" }] }. The list of them is at the top.
+ */
 static void append_registry_errors(lua_State *L, const struct reader *reader, int list) {
   int errors = lua_gettop(L);
   size_t count = compat_rawlen(L, errors);
@@ -331,8 +333,7 @@ static void find_words(lua_State *L, const struct reader *reader, const struct b
                        char words[SCRUB_SIZE]) {
   words[0] = '\0';
   if (!lua_istable(L, -1)) {
-    if (body->length > 0)
-      scrub_sample(reader->about->secrets, body->data, body->length, words);
+    if (body->length > 0) scrub_sample(reader->about->secrets, body->data, body->length, words);
     return;
   }
   lua_rawgeti(L, -1, 1);
@@ -445,7 +446,8 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
                 url, colon, words);
     break;
   case FAILURE_RATE_LIMITED:
-    failure_set(failure, code, retryable, "%s had too many requests (429)%s%s", where, colon, words);
+    failure_set(failure, code, retryable, "%s had too many requests (429)%s%s", where, colon,
+                words);
     break;
   default:
     failure_set(failure, code, retryable, "%s answered with status %ld%s%s", where, answer->status,
@@ -484,11 +486,20 @@ int response_push_failure(lua_State *L, const struct failure *failure, const cha
   return 4;
 }
 
+static bool refuse_part(struct failure *failure, const char *name, const char *what) {
+  failure_set(failure, FAILURE_INVALID_RESPONSE, false, "the JWT's %s is %s", name, what);
+  return false;
+}
+
 /* Sets field name of the table at the top to the object that a base64url part of a JWT holds. */
 static bool set_part(lua_State *L, int decode, struct span part, const char *name,
                      struct failure *failure) {
   char *text = lua_newuserdata(L, JWT_ROOM(part)); /* Lua's, as what follows may raise */
-  size_t length = jwt_decode_part(part, text);
+  size_t length;
+  if (!jwt_decode_part(part, text, &length)) {
+    lua_pop(L, 1);
+    return refuse_part(failure, name, "not in base64url");
+  }
   bool ok = push_object(L, decode, text, length);
   buffer_wipe_memory(text, length);
   lua_remove(L, -2);
@@ -497,8 +508,7 @@ static bool set_part(lua_State *L, int decode, struct span part, const char *nam
     return true;
   }
   lua_pop(L, 1);
-  failure_set(failure, FAILURE_INVALID_RESPONSE, false, "the JWT's %s is no JSON object", name);
-  return false;
+  return refuse_part(failure, name, "no JSON object");
 }
 
 bool response_push_jwt(lua_State *L, int decode, const char *text, size_t length,
@@ -510,6 +520,8 @@ bool response_push_jwt(lua_State *L, int decode, const char *text, size_t length
                 "this is no JWT: three base64url parts with dots between them are expected");
     return false;
   }
+  if (!jwt_is_base64url(jwt.signature))
+    return refuse_part(failure, "signature", "not in base64url");
   lua_createtable(L, 0, 3);
   if (!set_part(L, decode, jwt.header, "header", failure) ||
       !set_part(L, decode, jwt.claims, "claims", failure)) {

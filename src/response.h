@@ -12,6 +12,8 @@
 #include "jitter.h"
 #include "scrub.h"
 
+#pragma GCC visibility push(hidden)
+
 /* What reading an answer needs besides the answer. */
 struct reader {
   int decode; /* (pseudo-)index of the function that response_push_decoder made */
@@ -45,5 +47,7 @@ int response_push_failure(lua_State *L, const struct failure *failure, const cha
  * why. */
 bool response_push_jwt(lua_State *L, int decode, const char *text, size_t length,
                        struct failure *failure);
+
+#pragma GCC visibility pop
 
 #endif

@@ -9,6 +9,8 @@
 #include "jitter.h"
 #include "lifetime.h"
 
+#pragma GCC visibility push(hidden)
+
 /* Is this status one that a later try may change: 408, 429, 500, 502, 503, 504? */
 bool retry_status(long status);
 
@@ -19,5 +21,7 @@ double retry_read_after(const char *value, struct moment date);
 /* Milliseconds to wait before try n + 1 (n counts from 0): 0.25 s doubled each time, give or take
  * a tenth. */
 int64_t retry_backoff_ms(unsigned n, struct jitter *jitter);
+
+#pragma GCC visibility pop
 
 #endif

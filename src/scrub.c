@@ -20,7 +20,8 @@ static bool is_token_char(char c) { return jwt_is_b64token(&c, 1) || c == '='; }
 /* Length of the run of token characters at the front. */
 static size_t token_run(const char *text, size_t length) {
   size_t run = 0;
-  while (run < length && is_token_char(text[run])) run++;
+  while (run < length && is_token_char(text[run]))
+    run++;
   return run;
 }
 
@@ -54,9 +55,11 @@ static size_t match_scheme(const char *text, size_t length) {
   for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
     size_t name = strlen(schemes[i]), at = 0;
     if (length <= name) continue;
-    while (at < name && (text[at] | 0x20) == schemes[i][at]) at++;
+    while (at < name && (text[at] | 0x20) == schemes[i][at])
+      at++;
     if (at < name) continue;
-    while (at < length && (text[at] == ' ' || text[at] == '\t')) at++;
+    while (at < length && text[at] == ' ')
+      at++;
     if (at > name) return at;
   }
   return 0;
@@ -70,12 +73,13 @@ static size_t printable(const char *text, size_t length) {
   if (u[0] < 0xC2 || u[0] > 0xF4 || size > length) return 0;
   for (size_t i = 1; i < size; i++)
     if ((u[i] & 0xC0) != 0x80) return 0;
-  if (u[0] == 0xC2 && u[1] < 0xA0) return 0;             /* C1 control characters */
-  if (u[0] == 0xE0 && u[1] < 0xA0) return 0;             /* longer than it need be */
-  if (u[0] == 0xED && u[1] > 0x9F) return 0;             /* surrogates */
-  if (u[0] == 0xF0 && u[1] < 0x90) return 0;             /* longer than it need be */
-  if (u[0] == 0xF4 && u[1] > 0x8F) return 0;             /* beyond U+10FFFF */
-  if (u[0] == 0xE2 && u[1] == 0x80 && u[2] >= 0xA8 && u[2] <= 0xAE) return 0; /* lines, directions */
+  if (u[0] == 0xC2 && u[1] < 0xA0) return 0; /* C1 control characters */
+  if (u[0] == 0xE0 && u[1] < 0xA0) return 0; /* longer than it need be */
+  if (u[0] == 0xED && u[1] > 0x9F) return 0; /* surrogates */
+  if (u[0] == 0xF0 && u[1] < 0x90) return 0; /* longer than it need be */
+  if (u[0] == 0xF4 && u[1] > 0x8F) return 0; /* beyond U+10FFFF */
+  if (u[0] == 0xE2 && u[1] == 0x80 && u[2] >= 0xA8 && u[2] <= 0xAE)
+    return 0; /* lines, directions */
   return size;
 }
 

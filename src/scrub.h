@@ -6,9 +6,11 @@
 
 #include "jwt.h"
 
+#pragma GCC visibility push(hidden)
+
 enum {
-  SCRUB_CHARACTERS = 200,                     /* the longest sample */
-  SCRUB_SIZE = SCRUB_CHARACTERS * 4 + 1,      /* its bytes in UTF-8, with the NUL */
+  SCRUB_CHARACTERS = 200,                /* the longest sample */
+  SCRUB_SIZE = SCRUB_CHARACTERS * 4 + 1, /* its bytes in UTF-8, with the NUL */
   SCRUB_SECRETS = 8
 };
 
@@ -26,5 +28,7 @@ void scrub_add_secret(struct secrets *secrets, const char *text, size_t length);
  * "[hidden]", and no more than SCRUB_CHARACTERS characters. Returns out. */
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]);
+
+#pragma GCC visibility pop
 
 #endif

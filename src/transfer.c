@@ -24,7 +24,8 @@ static struct span header_value(const char *line, size_t length, const char *nam
   value.length = length - name_length - 1;
   while (value.length > 0 && (*value.start == ' ' || *value.start == '\t'))
     value.start++, value.length--;
-  while (value.length > 0 && (unsigned char)value.start[value.length - 1] <= ' ') value.length--;
+  while (value.length > 0 && (unsigned char)value.start[value.length - 1] <= ' ')
+    value.length--;
   return value;
 }
 
@@ -131,8 +132,7 @@ static bool note_refusal(const struct setup *setup, CURLcode code, const char *o
 
 static void set_headers(const struct setup *setup, struct transfer *transfer,
                         const struct settings *settings) {
-  bool whole =
-      settings->own_accept || append_line(&transfer->headers, "Accept: application/json");
+  bool whole = settings->own_accept || append_line(&transfer->headers, "Accept: application/json");
   if (!whole || !append_all(&transfer->headers, &settings->headers))
     note_refusal(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_HTTPHEADER");
   else

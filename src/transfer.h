@@ -15,6 +15,8 @@
 #include "pool.h"
 #include "settings.h"
 
+#pragma GCC visibility push(hidden)
+
 enum {
   TRANSFER_HEAD_LIMIT = 64 * 1024, /* bytes of headers, interim answers and trailers together */
   TRANSFER_VALUE_SIZE = 512        /* of a header value that is kept */
@@ -49,7 +51,8 @@ struct transfer {
   char error[CURL_ERROR_SIZE];
 };
 
-/* Why a transfer could not be set up: CURLE_OUT_OF_MEMORY, or the option that this libcurl refuses. */
+/* Why a transfer could not be set up: CURLE_OUT_OF_MEMORY, or the option that this libcurl refuses.
+ */
 struct transfer_problem {
   CURLcode code;
   const char *option;
@@ -81,5 +84,7 @@ void transfer_stop(struct transfer *transfer, struct pool *pool);
 void transfer_forget_answer(struct transfer *transfer);
 
 void transfer_close(struct transfer *transfer, struct pool *pool);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,0 +1,4 @@
+-- The same sources run on five runtimes: "max" knows the globals of them all.
+std = "max"
+max_line_length = 120
+files["spec/*_spec.lua"] = { std = "max+busted" }

@@ -1,0 +1,126 @@
+# icptoken: build, installation, tests. `make help` lists the targets.
+# GNU make (gmake on FreeBSD). Every variable set with ?= can be given on the command line.
+
+ifeq ($(origin LUA), undefined)
+LUA := $(shell ! command -v lua5.4 >/dev/null && command -v lua >/dev/null && echo lua || echo lua5.4)
+endif
+RUNTIME := $(notdir $(LUA))
+VERSION := $(shell $(LUA) -e 'print(_VERSION:sub(5), jit and "jit" or "")' 2>/dev/null)
+ABI := $(word 1,$(VERSION))
+LUA_PACKAGES := $(if $(word 2,$(VERSION)),luajit,lua$(ABI) lua-$(ABI) lua$(subst .,,$(ABI)) lua)
+
+CC ?= cc
+CFLAGS ?= $(if $(SANITIZE),-O1 -g,-O2)
+PREFIX ?= /usr/local
+INST_LIBDIR ?= $(PREFIX)/lib/lua/$(ABI)
+INST_LUADIR ?= $(PREFIX)/share/lua/$(ABI)
+LUA_CFLAGS ?= $(shell for name in $(LUA_PACKAGES); do pkg-config --cflags $$name 2>/dev/null && break; done)
+CURL_CFLAGS ?= $(shell pkg-config --cflags libcurl 2>/dev/null)
+CURL_LIBS ?= $(shell pkg-config --libs libcurl 2>/dev/null || echo -lcurl)
+FUZZ_SECONDS ?= 60
+
+LUA_CFLAGS := $(LUA_CFLAGS)
+CURL_CFLAGS := $(CURL_CFLAGS)
+CURL_LIBS := $(CURL_LIBS)
+
+# What the module needs, whatever CFLAGS says. SANITIZE=1 builds for AddressSanitizer and UBSan.
+ifdef SANITIZE
+BUILD := build/$(RUNTIME)-asan
+CHECKS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else
+BUILD := build/$(RUNTIME)
+CHECKS := $(if $(filter -O1 -O2 -O3 -Os,$(CFLAGS)),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+endif
+MODULE_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fstack-protector-strong -Wall -Wextra \
+  $(CHECKS) $(LUA_CFLAGS) $(CURL_CFLAGS) -MMD -MP
+ifeq ($(shell uname -s), Darwin)
+MODULE_LDFLAGS = -bundle -undefined dynamic_lookup $(CHECKS)
+else
+MODULE_LDFLAGS = -shared -Wl,-z,relro -Wl,-z,now $(CHECKS)
+endif
+
+SOURCES := lua_icptoken.c $(sort $(wildcard src/*.c))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+MODULE := $(BUILD)/icptoken.so
+LUA_FILES := $(wildcard lua/icptoken/*.lua)
+RUN = LUA_PATH='lua/?.lua;;' LUA_CPATH='$(BUILD)/?.so;;'
+
+all: $(MODULE) ## build the module for $(LUA) in build/
+
+$(MODULE): $(OBJECTS)
+	$(CC) $(MODULE_LDFLAGS) $(LDFLAGS) -o $@ $^ $(CURL_LIBS)
+
+$(BUILD)/testkit.so: $(BUILD)/spec/support/testkit.o
+	$(CC) $(MODULE_LDFLAGS) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) -ldl
+
+build/slow_resolver.so: spec/support/slow_resolver.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -D_GNU_SOURCE -fPIC -shared -Wall -Wextra $(CFLAGS) -o $@ $< -ldl
+
+$(BUILD)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(MODULE_CFLAGS) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+-include $(OBJECTS:.o=.d) $(BUILD)/spec/support/testkit.d
+
+for-specs: $(MODULE) $(BUILD)/testkit.so build/slow_resolver.so
+
+setup: ## install what the build, the demo and the tests need (Debian and its kin)
+	@scripts/setup test
+
+demo: ## get a token from the fake ICP, starting from nothing
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory run-demo
+
+run-demo: all
+	@$(RUN) $(LUA) examples/demo.lua
+
+stub: ## run the fake ICP over HTTPS until Ctrl-C
+	@scripts/setup demo
+	@luajit stub/icp.lua
+
+test: ## everything: specs on five runtimes, sanitizers, valgrind, lint
+	@scripts/setup test
+	@scripts/test
+
+spec: ## the specs on $(LUA) alone; SPEC=file for one of them
+	@scripts/specs plain $(LUA) $(SPEC)
+
+asan: ## the specs under AddressSanitizer and UBSan, on Lua 5.4 and LuaJIT
+	@scripts/specs asan lua5.4 $(SPEC)
+	@scripts/specs asan luajit $(SPEC)
+
+valgrind: ## the specs under valgrind: all on Lua 5.4, a short list on LuaJIT
+	@scripts/specs valgrind lua5.4 $(SPEC)
+	@scripts/specs valgrind luajit $(or $(SPEC),--tags=short)
+
+fuzz: ## fuzz each parser for FUZZ_SECONDS
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+lint: ## compilers, clang-tidy, cppcheck, clang-format, luacheck, luarocks lint
+	@scripts/lint
+
+format: ## put the C sources into the project's format
+	@clang-format -i $$(scripts/list-c --headers)
+
+bench: ## compare with bare libcurl and with other Lua clients
+	@scripts/setup bench
+	@bench/run
+
+install: all ## install into PREFIX, below DESTDIR
+	install -d '$(DESTDIR)$(INST_LIBDIR)' '$(DESTDIR)$(INST_LUADIR)/icptoken'
+	install -m 755 $(MODULE) '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
+	$(if $(LUA_FILES),install -m 644 $(LUA_FILES) '$(DESTDIR)$(INST_LUADIR)/icptoken/')
+
+uninstall: ## remove what install put there
+	rm -f '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
+	rm -rf '$(DESTDIR)$(INST_LUADIR)/icptoken'
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: all for-specs setup demo run-demo stub test spec asan valgrind fuzz lint format bench install \
+  uninstall clean help

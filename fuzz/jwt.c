@@ -1,0 +1,82 @@
+/* jwt.c - fuzzes the JWT splitter and the scanner of claims. Where cjson reads the claims as an
+ * object too, and no name in them is written with an escape, both must have seen the same exp. */
+#include <assert.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../src/buffer.h"
+#include "../src/jwt.h"
+#include "../src/response.h"
+
+static lua_State *open_state(void) {
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  response_push_decoder(L);
+  return L;
+}
+
+/* The exp that cjson finds in the JSON text; NAN when it finds none. */
+static double find_exp(const char *text, size_t length) {
+  static lua_State *L;
+  double exp = NAN;
+  if (L == NULL) L = open_state();
+  lua_settop(L, 1);
+  lua_pushvalue(L, 1);
+  lua_pushlstring(L, text, length);
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_istable(L, -1)) {
+    lua_getfield(L, -1, "exp");
+    if (lua_type(L, -1) == LUA_TNUMBER) exp = lua_tonumber(L, -1);
+  }
+  return exp;
+}
+
+static void compare(const struct buffer *claims, const struct jwt_times *times) {
+  if (memchr(claims->data, '\\', claims->length) != NULL) return;
+  double exp = find_exp(claims->data, claims->length);
+  if (isnan(exp) || !isfinite(exp)) return;
+  /* cjson reads more than JSON allows: leading zeros, hexadecimal digits */
+  if (!times->has_exp) return;
+  assert(fabs(exp - times->exp) <= fabs(exp) * 1e-9);
+}
+
+/* A JWT made of these claims, as text of base64url. */
+static void wrap(const unsigned char *data, size_t size, struct buffer *token) {
+  if (!buffer_append_string(token, "e30.") ||
+      !buffer_append_base64(token, (const char *)data, size))
+    abort();
+  while (token->length > 0 && token->data[token->length - 1] == '=')
+    buffer_truncate(token, token->length - 1);
+  for (size_t i = 0; i < token->length; i++) {
+    if (token->data[i] == '+') token->data[i] = '-';
+    if (token->data[i] == '/') token->data[i] = '_';
+  }
+  if (!buffer_append_string(token, ".c2ln")) abort();
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
+  struct buffer scratch = {0}, token = {0};
+  struct jwt jwt;
+  struct jwt_times times;
+  const char *text = (const char *)data;
+  struct span bare = jwt_strip_bearer(text, size);
+  assert(bare.start >= text && bare.start + bare.length <= text + size);
+  if (jwt_split(bare.start, bare.length, &jwt)) {
+    assert(jwt.header.length + jwt.claims.length + jwt.signature.length + 2 == bare.length);
+  }
+  if (!jwt_read_times(text, size, &scratch, &times)) abort();
+  wrap(data, size, &token);
+  if (!jwt_read_times(token.data, token.length, &scratch, &times)) abort();
+  if (size > 0) {
+    assert(scratch.length == size && memcmp(scratch.data, data, size) == 0);
+    compare(&scratch, &times);
+  }
+  (void)jwt_has_ended(&times, 1511990661);
+  buffer_free(&scratch);
+  buffer_free(&token);
+  return 0;
+}

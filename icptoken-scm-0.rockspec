@@ -1,0 +1,60 @@
+rockspec_format = "3.0"
+package = "icptoken"
+version = "scm-0"
+source = {
+  url = "git+https://github.com/icptoken/icptoken.git",
+  branch = "main",
+}
+description = {
+  summary = "Registry tokens from an IBM Cloud Private cluster",
+  detailed = [[
+Asks an IBM Cloud Private (ICP) cluster for a registry JWT over verified HTTPS and gives the answer
+to Lua as a table. Written in C on libcurl; for Lua 5.1 to 5.4 and LuaJIT.]],
+  homepage = "https://github.com/icptoken/icptoken",
+  issues_url = "https://github.com/icptoken/icptoken/issues",
+  license = "MIT",
+  labels = { "http", "jwt", "token", "docker", "registry" },
+}
+supported_platforms = { "unix" }
+dependencies = {
+  "lua >= 5.1, < 5.5",
+  "lua-cjson >= 2.1.0",
+}
+external_dependencies = {
+  CURL = { library = "curl" },
+}
+build = {
+  type = "builtin",
+  modules = {
+    icptoken = {
+      sources = {
+        "lua_icptoken.c",
+        "src/buffer.c",
+        "src/client.c",
+        "src/compat.c",
+        "src/credential.c",
+        "src/diagnose.c",
+        "src/endpoint.c",
+        "src/exchange.c",
+        "src/failure.c",
+        "src/jitter.c",
+        "src/jwt.c",
+        "src/lifetime.c",
+        "src/options.c",
+        "src/pool.c",
+        "src/response.c",
+        "src/retry.c",
+        "src/scrub.c",
+        "src/transfer.c",
+      },
+      defines = { "_GNU_SOURCE" },
+      incdirs = { "$(CURL_INCDIR)" },
+      libdirs = { "$(CURL_LIBDIR)" },
+      libraries = { "curl" },
+    },
+  },
+}
+test = {
+  type = "command",
+  script = "spec/run.lua",
+}

@@ -1,0 +1,11 @@
+/* For clang-tidy alone: tells its analyzer that these functions of Lua do not return, which Lua's
+   own headers do not say. */
+#ifndef SCRIPTS_NORETURN_H
+#define SCRIPTS_NORETURN_H
+
+struct lua_State;
+int lua_error(struct lua_State *L) __attribute__((noreturn));
+int luaL_error(struct lua_State *L, const char *format, ...) __attribute__((noreturn));
+int luaL_argerror(struct lua_State *L, int arg, const char *message) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,114 @@
+-- Runs Lua code in a child process: the same runtime, the same module paths and, in a sanitized run,
+-- the same preloaded sanitizer as the specs that call it. The child dies with its parent.
+-- It owns the temporary files of a run and removes them.
+
+local testkit = require "testkit"
+
+local interpreter = {}
+
+local function runtime_path()
+  local first = 0
+  while arg[first - 1] do first = first - 1 end
+  return arg[first]
+end
+
+--- Quotes a string as one word of a POSIX shell.
+function interpreter.quote(text)
+  return "'" .. text:gsub("'", [['\'']]) .. "'"
+end
+
+-- The variables a child needs; false unsets one.
+local function child_environment(preload)
+  local sanitizer = os.getenv "ICPTOKEN_SANITIZED"
+  local libraries = {}
+  if sanitizer then libraries[#libraries + 1] = sanitizer end
+  if preload then libraries[#libraries + 1] = preload end
+  local environment = { LUA_PATH = package.path, LUA_CPATH = package.cpath, LUA_INIT = false }
+  for _, version in ipairs { "5_2", "5_3", "5_4" } do
+    environment["LUA_PATH_" .. version] = false
+    environment["LUA_CPATH_" .. version] = false
+    environment["LUA_INIT_" .. version] = false
+  end
+  environment.LD_PRELOAD = #libraries > 0 and table.concat(libraries, ":")
+  return environment
+end
+
+--- Gives a shell command that runs a script of this tree as the specs are run, with the arguments
+-- that follow; for io.popen and os.execute.
+function interpreter.command(script, ...)
+  local unset, set = {}, {}
+  for name, value in pairs(child_environment()) do
+    if value then
+      set[#set + 1] = name .. "=" .. interpreter.quote(value)
+    else
+      unset[#unset + 1] = "-u " .. name
+    end
+  end
+  local words = { "exec env", table.concat(unset, " "), table.concat(set, " "),
+    interpreter.quote(runtime_path()), interpreter.quote(script) }
+  for _, argument in ipairs { ... } do words[#words + 1] = interpreter.quote(argument) end
+  return table.concat(words, " ")
+end
+
+local function write_script(code)
+  local path = os.tmpname()
+  local file = assert(io.open(path, "wb"))
+  assert(file:write(code))
+  assert(file:close())
+  return path
+end
+
+local function read_all(path)
+  local file = assert(io.open(path, "rb"))
+  local content = file:read "*a"
+  file:close()
+  return content
+end
+
+--- Starts a child and gives an object with its `pid` and `output()` (what it printed so far).
+-- options: `code` (a string of Lua) or `script` (a path), `args` (a list of strings), `env` (name to
+-- string, or false to unset), `preload` (a library for LD_PRELOAD). Call wait or kill at its end.
+function interpreter.start(options)
+  local output_path = os.tmpname()
+  local environment = child_environment(options.preload)
+  for name, value in pairs(options.env or {}) do environment[name] = value end
+  local command = { runtime_path(), env = environment, stdin = "/dev/null",
+    stdout = output_path, stderr = output_path }
+  local code_path = options.code and write_script(options.code)
+  command[#command + 1] = code_path or options.script
+  for _, argument in ipairs(options.args or {}) do command[#command + 1] = argument end
+
+  local child = { pid = assert(testkit.spawn(command)) }
+
+  function child.output()
+    return read_all(output_path)
+  end
+
+  --- Waits at most `timeout` seconds (60), then kills. Gives "exited", "killed" or "timeout", the
+  -- status or signal, and all it printed.
+  function child.wait(timeout)
+    local how, value = testkit.waitpid(child.pid, timeout or 60)
+    if how == "running" then
+      testkit.kill(child.pid, "KILL")
+      testkit.waitpid(child.pid)
+      how = "timeout"
+    end
+    local output = read_all(output_path)
+    os.remove(output_path)
+    if code_path then os.remove(code_path) end
+    return how, value, output
+  end
+
+  return child
+end
+
+--- Runs a child to its end. options: those of start, and `timeout` in seconds (60).
+-- Gives whether it exited with 0, its exit status (nil when a signal or the time limit ended it),
+-- all it printed, and how it ended ("exited", "killed", "timeout").
+function interpreter.run(options)
+  local how, value, output = interpreter.start(options).wait(options.timeout)
+  local status = how == "exited" and value or nil
+  return status == 0, status, output, how
+end
+
+return interpreter

@@ -1,0 +1,169 @@
+-- The image manager's token endpoint: checks an ID token or Basic credentials and answers with a registry JWT for
+-- the service and scopes asked for. `icp` is the running stub (see icp.lua); an answer is what answers.lua describes.
+
+local cjson = require "cjson"
+local jwt = require "jwt"
+local text = require "text"
+
+local PATH = "/image-manager/api/v1/auth/token"
+
+local function refuse(status, code, message)
+	local errors = { errors = { { code = code, message = message } } }
+	return { status = status, content_type = "application/json", body = cjson.encode(errors) }
+end
+
+local function check_id_token(icp, id_token)
+	local known = icp.id_tokens[id_token]
+	if known and not (known.ends and known.ends <= icp:now()) then
+		return known.user
+	end
+end
+
+local function check_password(icp, encoded)
+	local user, password = text.decode_base64(encoded):match "^([^:]*):(.*)$"
+	if user and icp.settings.users[user] == password then
+		return user
+	end
+end
+
+-- The user's name, or nil when the credential is refused.
+local function check_credential(icp, request)
+	local scheme, credential = (text.find_header(request.headers, "Authorization") or ""):match "^(%S+) +(%S+)$"
+	if not scheme then
+		return nil
+	elseif scheme:lower() == "bearer" then
+		return check_id_token(icp, credential)
+	elseif scheme:lower() == "basic" then
+		return check_password(icp, credential)
+	end
+end
+
+-- The type ends at the first colon, the actions begin after the last: a name may hold a port.
+local function parse_scope(scope)
+	local kind, name, actions = scope:match "^([^:]+):(.+):([^:]*)$"
+	if not kind then
+		return nil
+	end
+	local access = { type = kind, name = name, actions = {} }
+	for action in actions:gmatch "[^,]+" do
+		table.insert(access.actions, action)
+	end
+	return access
+end
+
+-- cjson writes an empty Lua table as an object, so lists are written here.
+local function encode_list(list)
+	local encoded = {}
+	for i, item in ipairs(list) do
+		encoded[i] = type(item) == "table" and ('{"type":%s,"name":%s,"actions":%s}'):format(
+			cjson.encode(item.type), cjson.encode(item.name), encode_list(item.actions)) or cjson.encode(item)
+	end
+	return "[" .. table.concat(encoded, ",") .. "]"
+end
+
+local function encode_access(scopes)
+	if not scopes then
+		return "null"
+	end
+	local granted = {}
+	for _, value in ipairs(scopes) do
+		for scope in value:gmatch "%S+" do
+			table.insert(granted, parse_scope(scope))
+		end
+	end
+	return encode_list(granted)
+end
+
+local CLAIM_ORDER = { "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "access" }
+
+-- Orders change claims: a value as it is, false to leave one out, `exp_in = n` for "now and n seconds".
+local function apply_claims(encoded, ordered, now)
+	local order = {}
+	for i, name in ipairs(CLAIM_ORDER) do
+		order[i] = name
+	end
+	for name, value in pairs(ordered or {}) do
+		local base = name:match "^(.+)_in$"
+		if base and type(value) == "number" then
+			name, value = base, now + value
+		end
+		if encoded[name] == nil then
+			table.insert(order, name)
+		end
+		encoded[name] = value ~= false and cjson.encode(value) or nil
+	end
+	return order
+end
+
+local function encode_object(names, encoded)
+	local members = {}
+	for _, name in ipairs(names) do
+		if encoded[name] then
+			table.insert(members, cjson.encode(name) .. ":" .. encoded[name])
+		end
+	end
+	return "{" .. table.concat(members, ",") .. "}"
+end
+
+-- As in ICP's sample, a bare call gives no subject; one that names a service gives the user.
+local function make_token(icp, request, order, user, lifetime)
+	local now = icp:now()
+	local service = text.first_field(request.query, "service") or ""
+	local encoded = {
+		iss = '"registry-token-issuer"', sub = cjson.encode(service ~= "" and user or ""), aud = cjson.encode(service),
+		exp = cjson.encode(now + lifetime), nbf = cjson.encode(now), iat = cjson.encode(now),
+		jti = cjson.encode(jwt.make_identifier(8)), access = encode_access(request.query.scope),
+	}
+	return icp.signer:sign(encode_object(apply_claims(encoded, order.claims, now), encoded))
+end
+
+local function encode_ordered(ordered, normal)
+	if ordered == nil then
+		return cjson.encode(normal)
+	end
+	return ordered ~= false and cjson.encode(ordered) or nil
+end
+
+local function choose_token(icp, request, order, user)
+	if order.token ~= nil then
+		return order.token
+	end
+	local lifetime = type(order.expires_in) == "number" and order.expires_in or icp.settings.expires_in
+	return make_token(icp, request, order, user, math.floor(lifetime))
+end
+
+-- The body with its members in ICP's order, so that its length depends on the request and the order alone.
+local function encode_body(icp, request, order, user)
+	local encoded = {
+		expires_in = encode_ordered(order.expires_in, icp.settings.expires_in),
+		issued_at = encode_ordered(order.issued_at, text.format_rfc3339(icp:now())),
+		token = encode_ordered(choose_token(icp, request, order, user)),
+	}
+	if text.first_field(request.query, "offline_token") == "true" then
+		encoded.refresh_token = cjson.encode(jwt.make_identifier(16))
+	end
+	local names = { "expires_in", "issued_at", "token", "refresh_token" }
+	for name, value in pairs(order.extra or {}) do
+		if encoded[name] == nil and name ~= "refresh_token" then
+			table.insert(names, name)
+		end
+		encoded[name] = cjson.encode(value)
+	end
+	for _, name in ipairs(order.omit or {}) do
+		encoded[name] = nil
+	end
+	return encode_object(names, encoded)
+end
+
+local function answer_request(icp, request, order)
+	if request.method ~= "GET" then
+		return refuse(405, "METHOD_NOT_ALLOWED", "only GET is allowed here")
+	end
+	local user = check_credential(icp, request)
+	if not user then
+		return refuse(401, "UNAUTHORIZED", "authentication required")
+	end
+	return { status = 200, content_type = "application/json", body = encode_body(icp, request, order, user) }
+end
+
+return { PATH = PATH, answer_request = answer_request }
