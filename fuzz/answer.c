@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../src/buffer.h"
+#include "../src/compat.h"
 #include "../src/response.h"
 
 static lua_State *open_state(void) {
@@ -19,12 +20,12 @@ static lua_State *open_state(void) {
 static void check_token(lua_State *L, const struct token_limits *limits) {
   assert(lua_istable(L, -1));
   lua_getfield(L, -1, "token");
-  assert(lua_type(L, -1) == LUA_TSTRING && lua_rawlen(L, -1) > 0);
+  assert(lua_type(L, -1) == LUA_TSTRING && compat_rawlen(L, -1) > 0);
   lua_getfield(L, -2, "expires_in");
-  assert(lua_isinteger(L, -1) && lua_tointeger(L, -1) > 0);
+  assert(compat_isinteger(L, -1) && lua_tointeger(L, -1) > 0);
   lua_getfield(L, -3, "expires_at");
   lua_getfield(L, -4, "refresh_at");
-  assert(lua_isinteger(L, -2) && lua_tointeger(L, -1) <= lua_tointeger(L, -2));
+  assert(compat_isinteger(L, -2) && lua_tointeger(L, -1) <= lua_tointeger(L, -2));
   assert(limits->refresh_ms <= limits->usable_ms);
   lua_pop(L, 5);
 }
@@ -80,7 +81,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   lua_pushvalue(L, 1);
   lua_pushlightuserdata(L, &exchange);
   lua_pushlightuserdata(L, &reader);
-  if (lua_pcall(L, 3, 0, 0) != LUA_OK) abort();
+  if (lua_pcall(L, 3, 0, 0) != 0) abort();
   buffer_free(&endpoint.authority);
   buffer_free(&endpoint.shown);
   buffer_free(&exchange.transfer.answer.body);

@@ -26,7 +26,7 @@ static double find_exp(const char *text, size_t length) {
   lua_settop(L, 1);
   lua_pushvalue(L, 1);
   lua_pushlstring(L, text, length);
-  if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_istable(L, -1)) {
+  if (lua_pcall(L, 1, 1, 0) == 0 && lua_istable(L, -1)) {
     lua_getfield(L, -1, "exp");
     if (lua_type(L, -1) == LUA_TNUMBER) exp = lua_tonumber(L, -1);
   }
