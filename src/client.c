@@ -163,10 +163,15 @@ static bool ready_credential(struct call *call) {
 
 /* A process that was forked since must not use the connections it inherited. */
 static bool ready_pool(struct client *client) {
-  if (client->pool.multi == NULL) return pool_open(&client->pool);
-  if (!pool_is_foreign(&client->pool)) return true;
-  jitter_seed(&client->jitter);
-  return pool_adopt(&client->pool);
+  bool ready = true;
+  if (client->pool.multi == NULL) {
+    ready = pool_open(&client->pool);
+  } else if (pool_is_foreign(&client->pool)) {
+    jitter_seed(&client->jitter);
+    ready = pool_adopt(&client->pool);
+  }
+  if (!ready) failure_set_no_memory(&client->exchange.failure);
+  return ready;
 }
 
 /* Drives the exchange until it is answered, with a turn for a hook after each slice. */
@@ -193,19 +198,17 @@ static bool converse(lua_State *L, struct call *call) {
                                 &client->jitter};
   struct token_limits limits;
   exchange_begin(exchange, call->url, call->settings->timeout_ms, call->settings->retries);
-  for (;;) {
-    int top = lua_gettop(L);
+  for (int top = lua_gettop(L);; lua_settop(L, top)) {
     drive(L, call);
-    if (exchange->failure.code != FAILURE_NONE)
-      lua_pushnil(L);
-    else if (exchange->failure.status != 200)
-      response_read_refusal(L, &reader, exchange);
-    else if (response_read_token(L, &reader, exchange, &limits))
-      return true;
-    else
-      lua_pushnil(L);
-    if (!exchange_retry(exchange, &client->jitter)) return false;
-    lua_settop(L, top);
+    if (exchange->failure.code == FAILURE_NONE) {
+      if (exchange->failure.status != 200)
+        response_read_refusal(L, &reader, exchange);
+      else if (response_read_token(L, &reader, exchange, &limits))
+        return true;
+    }
+    if (exchange_retry(exchange, &client->jitter)) continue;
+    lua_settop(L, top + 1); /* the list of errors, or nil */
+    return false;
   }
 }
 
@@ -213,18 +216,15 @@ static bool converse(lua_State *L, struct call *call) {
 static int run_call(lua_State *L) {
   struct call *call = lua_touserdata(L, 1);
   struct client *client = call->client;
-  struct failure *failure = &client->exchange.failure;
-  failure_clear(failure);
-  if (!ready_pool(client)) {
-    failure_set_no_memory(failure);
-    lua_pushnil(L);
-  } else if (!ready_credential(call)) {
+  failure_clear(&client->exchange.failure);
+  if (!ready_pool(client) || !ready_credential(call)) {
     lua_pushnil(L);
   } else {
     gather_secrets(call);
     if (converse(L, call)) return 1;
   }
-  return response_push_failure(L, failure, client->endpoint.shown.data, lua_gettop(L));
+  return response_push_failure(L, &client->exchange.failure, client->endpoint.shown.data,
+                               lua_gettop(L));
 }
 
 /* Fills the call in from the request at argument. settings is room for those of the request. */
@@ -337,9 +337,9 @@ int client_stats(lua_State *L, int index) {
   set_count(L, "requests", client->counters.requests);
   set_count(L, "attempts", client->counters.attempts);
   lua_newtable(L);
-  for (int code = FAILURE_NONE + 1; code < FAILURE_COUNT; code++)
+  for (unsigned code = FAILURE_NONE + 1; code < FAILURE_COUNT; code++)
     if (client->counters.failures[code] > 0)
-      set_count(L, failure_name(code), client->counters.failures[code]);
+      set_count(L, failure_name((enum failure_code)code), client->counters.failures[code]);
   lua_setfield(L, -2, "failures");
   push_timings(L, client->exchange.transfer.easy);
   lua_setfield(L, -2, "timings");
