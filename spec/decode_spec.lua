@@ -1,0 +1,100 @@
+-- icptoken.decode: the parts of a JWT, not verified.
+describe("decode", function()
+  local icptoken = require "icptoken"
+
+  -- the sample of the source document, which ICP signed in 2017
+  local sample = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiIsImtpZCI6IjZMUDY6SFFJUjozVkg0OlZIUUk6TTRNMjpMSEFWOldGS0M6"
+    .. "Mk9aQTpSTjRMOlQ3UUs6RzVLUTpKNkg1In0.eyJpc3MiOiJyZWdpc3RyeS10b2tlbi1pc3N1ZXIiLCJzdWIiOiIiLCJhdWQiOi"
+    .. "IiLCJleHAiOjE1MTIwMjEyNjEsIm5iZiI6MTUxMjAxOTQ2MSwiaWF0IjoxNTEyMDE5NDYxLCJqdGkiOiJsYzVkRzVPVTI0anhj"
+    .. "emVLIiwiYWNjZXNzIjpudWxsfQ.c2lnbmF0dXJl"
+
+  local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+  local function base64url(text)
+    local digits = {}
+    for i = 1, #text, 3 do
+      local a, b, c = text:byte(i, i + 2)
+      local group = a * 65536 + (b or 0) * 256 + (c or 0)
+      for j = 1, b and (c and 4 or 3) or 2 do
+        local digit = math.floor(group / 64 ^ (4 - j)) % 64
+        digits[#digits + 1] = alphabet:sub(digit + 1, digit + 1)
+      end
+    end
+    return table.concat(digits)
+  end
+
+  local function jwt(header, claims, signature)
+    return base64url(header) .. "." .. base64url(claims) .. "." .. (signature or "c2ln")
+  end
+
+  it("gives header, claims and signature of ICP's sample", function()
+    local decoded = assert(icptoken.decode(sample))
+    assert.same({ typ = "JWT", alg = "RS256",
+      kid = "6LP6:HQIR:3VH4:VHQI:M4M2:LHAV:WFKC:2OZA:RN4L:T7QK:G5KQ:J6H5" }, decoded.header)
+    assert.same({ iss = "registry-token-issuer", sub = "", aud = "", exp = 1512021261, nbf = 1512019461,
+      iat = 1512019461, jti = "lc5dG5OU24jxczeK" }, decoded.claims)
+    assert.equal("c2lnbmF0dXJl", decoded.signature)
+  end)
+
+  it("leaves a JSON null out", function()
+    assert.is_nil(assert(icptoken.decode(sample)).claims.access)
+  end)
+
+  it("takes every length of a part", function()
+    for length = 0, 40 do
+      local claims = '{"a":"' .. ("x"):rep(length) .. '"}'
+      assert.same({ a = ("x"):rep(length) }, assert(icptoken.decode(jwt("{}", claims))).claims)
+    end
+  end)
+
+  it("takes all bytes that base64url can stand for", function()
+    local text = {}
+    for byte = 32, 255 do
+      local char = string.char(byte)
+      if char ~= '"' and char ~= "\\" then text[#text + 1] = char end
+    end
+    local all = table.concat(text)
+    assert.equal(all, assert(icptoken.decode(jwt("{}", '{"a":"' .. all .. '"}'))).claims.a)
+  end)
+
+  it("gives whole numbers as integers", function()
+    local claims = assert(icptoken.decode(jwt("{}", '{"exp":1800.0,"list":[1,{"b":2.0}],"half":0.5}'))).claims
+    assert.same({ exp = 1800, list = { 1, { b = 2 } }, half = 0.5 }, claims)
+    if math.type then
+      assert.equal("integer", math.type(claims.exp))
+      assert.equal("integer", math.type(claims.list[2].b))
+      assert.equal("float", math.type(claims.half))
+    end
+  end)
+
+  it("strips white space and a leading Bearer", function()
+    for _, text in ipairs { "Bearer " .. sample, " \n" .. sample .. "\r\n", "bearer\t" .. sample } do
+      assert.is_table(icptoken.decode(text))
+    end
+  end)
+
+  it("takes a token without a signature", function()
+    assert.equal("", assert(icptoken.decode(jwt('{"alg":"none"}', "{}", ""))).signature)
+  end)
+
+  local malformed = {
+    "", ".", "..", "a", "a.b", "a.b.c", "a.b.c.d", sample .. ".x", sample .. "=", "Bearer", "Bearer ",
+    sample:gsub("%.", "!", 1), jwt("[]", "{}"), jwt("{}", "[]"), jwt("1", "{}"), jwt("{}", "{"),
+    jwt("{}", '{"a":1e999}'), jwt("{}", ""), "AAAAA.e30.x1", "e30.e30.a\0b", "\0", ("{"):rep(10) .. ".e30.",
+    jwt("{}", ("["):rep(100)), jwt("{}", '{"a":' .. ("["):rep(100) .. ("]"):rep(100) .. "}"), "é.é.é",
+  }
+  it("gives nil and a message for what is no JWT", function()
+    for i, text in ipairs(malformed) do
+      local decoded, message, code, details = icptoken.decode(text)
+      assert.is_nil(decoded, "case " .. i)
+      assert.is_string(message)
+      assert.equal("invalid_response", code)
+      assert.is_false(details.retryable)
+    end
+  end)
+
+  it("raises for what is no string", function()
+    for _, value in ipairs { 1, true, {} } do assert.is_false((pcall(icptoken.decode, value))) end
+    assert.is_false((pcall(icptoken.decode)))
+  end)
+end)

@@ -1,0 +1,274 @@
+-- Every allocation fails in turn, Lua's and libcurl's, under every public function: no crash, no
+-- wrong token, nothing of ours left behind, and the client works afterwards.
+local testkit = require "testkit"
+local stub = require "support.stub"
+
+-- under valgrind each point costs seconds: a sample of them is taken
+local STRIDE = os.getenv "ICPTOKEN_VALGRIND" and 7 or 1
+local MOST_POINTS = 20000
+
+describe("when memory runs out", function()
+  local icp, icptoken, options
+
+  setup(function()
+    icp = stub.start()
+    icptoken = require "icptoken"
+    options = { host = "localhost", port = icp.ports.h1, cacert = icp.ca, id_token = icp.id_token,
+      service = "token-service", scope = "repository:a/b:pull", retries = 0, timeout = 20,
+      headers = { ["X-One"] = "1", ["X-Two"] = "2" },
+      resolve = { ["mycluster.icp:8443"] = "127.0.0.1" } }
+  end)
+
+  teardown(function()
+    icp:stop()
+  end)
+
+  before_each(function()
+    icp:reset()
+    icp:plan { token = "abc.def-123", times = "forever" }
+  end)
+
+  local function is_memory_error(message)
+    return type(message) == "string" and message:find("not enough memory", 1, true) ~= nil
+  end
+
+  -- what a call may give when an allocation failed; other codes would be a lie
+  local honest = { no_memory = true, resolve = true, network = true }
+
+  -- Judges one point of a sweep: true when the lack of memory surfaced.
+  local function judge(ok, value, message, code, details)
+    if not ok then
+      assert.is_true(is_memory_error(value), "raised " .. tostring(value))
+      return true
+    end
+    if value ~= nil then return false end
+    assert.is_string(message)
+    assert.is_true(honest[code] or false, tostring(code) .. ": " .. tostring(message))
+    assert.is_true(details == nil or type(details) == "table")
+    return true
+  end
+
+  local function report(name, points, surfaced)
+    io.stdout:write(string.format("  sweep %-42s %5d points failed, %5d surfaced\n", name, points,
+      surfaced))
+  end
+
+  -- Fails point after point until one is not reached. subject() gives the function to call and one
+  -- to call afterwards with its results, which cleans up and checks.
+  local function sweep(name, failing, subject)
+    local points, surfaced, n = 0, 0, 1
+    while true do
+      local call, afterwards = subject()
+      local results = { failing(n, call) }
+      if not results[1] then
+        afterwards(results[3])
+        break
+      end
+      points = points + 1
+      if judge(results[2], results[3], results[4], results[5], results[6]) then
+        surfaced = surfaced + 1
+      end
+      afterwards(results[2] and results[3] or nil)
+      n = n + STRIDE
+      assert.is_true(n < MOST_POINTS, name .. " never ends")
+    end
+    report(name, points, surfaced)
+    assert.is_true(points > 0, name .. " failed no point")
+    return points, surfaced
+  end
+
+  local function assert_token(token)
+    assert.equal("abc.def-123", token.token)
+    assert.equal(1800, token.expires_in)
+  end
+
+  local function fetch_well(client)
+    local token, message = client:fetch()
+    assert.is_table(token, message)
+    assert_token(token)
+  end
+
+  -- the subjects: each gives the call and what is to be done after it
+  local function subject_new()
+    return function() return icptoken.new(options) end,
+      function(client)
+        if client then
+          fetch_well(client)
+          client:close()
+        end
+      end
+  end
+
+  local function subject_one_shot()
+    return function() return icptoken.fetch(options) end,
+      function(token) if token then assert_token(token) end end
+  end
+
+  local function subject_kept()
+    local client = assert(icptoken.new(options))
+    fetch_well(client)
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_first()
+    local client = assert(icptoken.new(options))
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_request()
+    local client = assert(icptoken.new(options))
+    fetch_well(client)
+    local request = { scope = { "repository:x/y:pull,push", "registry:catalog:*" },
+      username = icp.username, password = icp.password, account = "me", timeout = 5 }
+    return function() return client:fetch(request) end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_refused()
+    local client = assert(icptoken.new(options))
+    icp:reset()
+    icp:plan({ status = 403, body = [[{"errors":[{"code":"DENIED","message":"no"}]}]] },
+      { token = "abc.def-123", times = "forever" })
+    return function()
+      local token, message, code, details = client:fetch()
+      if token then return token end
+      if code == "forbidden" then return { refused = details } end
+      return nil, message, code, details
+    end, function()
+      icp:reset() -- the order is still there when no request was sent
+      icp:plan { token = "abc.def-123", times = "forever" }
+      fetch_well(client)
+      client:close()
+    end
+  end
+
+  local function subject_rest()
+    local jwt = icp.id_token
+    local client = assert(icptoken.new(options))
+    fetch_well(client)
+    return function()
+      local decoded, message, code, details = icptoken.decode(jwt)
+      if not decoded then return nil, message, code, details end
+      local stats = client:stats()
+      return { decoded, stats, tostring(client) }
+    end, function()
+      fetch_well(client)
+      client:close()
+      client:close()
+    end
+  end
+
+  -- closing needs no memory: it goes well at every point
+  local function subject_close()
+    local client = assert(icptoken.new(options))
+    fetch_well(client)
+    return function()
+      client:close()
+      return true
+    end, function(closed)
+      assert.is_true(closed)
+      assert.equal("closed", (select(3, client:fetch())))
+    end
+  end
+
+  local function subject_collect()
+    do
+      local client = assert(icptoken.new(options))
+      fetch_well(client)
+    end
+    return function()
+      collectgarbage()
+      return true
+    end
+  end
+
+  describe("for Lua", function()
+    local cases = {
+      { "new", subject_new }, { "icptoken.fetch", subject_one_shot },
+      { "client:fetch, kept connection", subject_kept }, { "client:fetch with a request", subject_request },
+      { "client:fetch that is refused", subject_refused }, { "decode, stats, tostring", subject_rest },
+    }
+    for _, case in ipairs(cases) do
+      it("survives every failing allocation in " .. case[1] .. " #short", function()
+        local _, surfaced = sweep("Lua, " .. case[1], testkit.with_failing_lua, case[2])
+        assert.is_true(surfaced > 0)
+      end)
+    end
+
+    it("closes without any memory", function()
+      local call, afterwards = subject_close()
+      local _, ok, closed = testkit.with_failing_lua(1, call)
+      assert.is_true(ok)
+      afterwards(closed)
+    end)
+
+    -- Lua 5.2 itself needs memory to call a finaliser, and says so
+    it("collects without any memory", function()
+      local _, ok, collected = testkit.with_failing_lua(1, (subject_collect()))
+      assert.is_true(ok or (_VERSION == "Lua 5.2" and is_memory_error(collected)), collected)
+    end)
+  end)
+
+  describe("for libcurl", function()
+    local cases = {
+      { "new", subject_new }, { "icptoken.fetch", subject_one_shot },
+      { "the first client:fetch", subject_first }, { "client:fetch, kept connection", subject_kept },
+      { "client:fetch with a request", subject_request },
+      { "client:fetch that is refused", subject_refused },
+    }
+    for _, case in ipairs(cases) do
+      it("survives every failing allocation in " .. case[1], function()
+        local _, surfaced = sweep("libcurl, " .. case[1], testkit.with_failing_curl, case[2])
+        assert.is_true(surfaced > 0)
+      end)
+    end
+
+    it("closes without any memory", function()
+      local call, afterwards = subject_close()
+      local _, ok, closed = testkit.with_failing_curl(1, call)
+      assert.is_true(ok)
+      afterwards(closed)
+    end)
+
+    it("has nothing outstanding once its clients are gone", function()
+      local function work()
+        local client = assert(icptoken.new(options))
+        for n = 1, 25 do testkit.with_failing_curl(n, function() return client:fetch() end) end
+        fetch_well(client)
+        client = nil -- luacheck: ignore 311
+        collectgarbage()
+        collectgarbage()
+      end
+      work()
+      local blocks = testkit.curl_outstanding()
+      for _ = 1, 5 do work() end
+      assert.equal(blocks, (testkit.curl_outstanding()))
+    end)
+  end)
+
+  it("makes no growing allocation of its own in a steady state", function()
+    local client = assert(icptoken.new(options))
+    fetch_well(client)
+    fetch_well(client)
+    local before, before_bytes = testkit.curl_outstanding()
+    for _ = 1, 200 do fetch_well(client) end
+    local after, after_bytes = testkit.curl_outstanding()
+    assert.equal(before, after)
+    assert.is_true(math.abs(after_bytes - before_bytes) < 4096)
+    client:close()
+  end)
+end)

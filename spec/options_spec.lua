@@ -1,0 +1,275 @@
+-- Wrong options raise before anything is sent, with the option's name and without its value.
+describe("options", function()
+  local icptoken = require "icptoken"
+  local good = { host = "mycluster.icp", anonymous = true }
+
+  local function with(changes)
+    local options = {}
+    for name, value in pairs(good) do options[name] = value end
+    for name, value in pairs(changes) do options[name] = value end
+    if changes.url then options.host = nil end
+    return options
+  end
+
+  local function refusal(options)
+    local ok, message = pcall(icptoken.new, options)
+    assert.is_false(ok)
+    assert.is_string(message)
+    assert.is_nil(message:find "\n")
+    return message
+  end
+
+  local function assert_refused(options, ...)
+    local message = refusal(options)
+    for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
+  end
+
+  local nan, infinity = 0 / 0, 1 / 0
+
+  it("are a table", function()
+    for _, value in ipairs { "text", 1, true } do
+      assert.is_false((pcall(icptoken.new, value)))
+      assert.is_false((pcall(icptoken.fetch, value)))
+    end
+    assert.is_false((pcall(icptoken.new)))
+  end)
+
+  local wrong_types = {
+    host = { 1, true, {} }, port = { "8443", true }, path = { 1 }, url = { 1 }, allow_http = { 1, "yes" },
+    id_token = { 1, true, {} }, id_token_file = { 1 }, username = { 1 }, password = { 1 },
+    anonymous = { 1, "yes" }, service = { 1, {} }, scope = { 1, true, { 1 }, { a = "b" }, { "a", [3] = "b" } },
+    account = { 1 }, client_id = { 1 }, offline_token = { "true", 1 }, cacert = { 1 }, capath = { 1 },
+    insecure = { 1, "true" }, cert = { 1 }, key = { 1 }, key_password = { 1 },
+    pinned_public_key = { 1 }, tls_min = { 1.2 }, timeout = { "30", true }, connect_timeout = { "1" },
+    retries = { "2" }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
+    http_version = { 1.1 }, headers = { "A: b", 1 }, user_agent = { 1 }, max_body_bytes = { "1" },
+  }
+  for name, values in pairs(wrong_types) do
+    it("refuse a wrong type for " .. name, function()
+      for _, value in ipairs(values) do assert_refused(with { [name] = value }, "'" .. name .. "'") end
+    end)
+  end
+
+  local wrong_values = {
+    { "port", { 0, -1, 65536, 1.5, nan, infinity } },
+    { "timeout", { 0, -1, nan, infinity, -infinity, 2147484, 1e300 } },
+    { "connect_timeout", { 0, -0.5, nan, infinity, 2147484 } },
+    { "retries", { -1, 1.5, nan, infinity, 101 } },
+    { "max_body_bytes", { 0, -1, 0.5, infinity } },
+    { "tls_min", { "1.1", "1.4", "", "TLSv1.2" } },
+    { "http_version", { "1.0", "3", "", "2.0" } },
+    { "host", { "", "a/b", "a?b", "a#b", "user@host", "a%41", "a:8443", "a b", "[::1", "fe80::1%eth0",
+      "a\\b" } },
+    { "path", { "", "no/slash", "/a?b=c", "/a#b", "/a b" } },
+    { "url", { "", "ftp://a/b", "file:///etc/passwd", "https://user:pw@a/b", "https://a/b#c",
+      "https:///b", "a b", "https://a:99999/b", "http://other.example/b", "mailto:a" } },
+    { "headers", { { ["A b"] = "c" }, { [""] = "c" }, { ["A:"] = "c" }, { ["A\n"] = "c" }, { "A: b" },
+      { A = 1 }, { A = "b\r\nC: d" }, { A = "b\0c" } } },
+    { "resolve", { { ["a"] = "10.0.0.5" }, { ["a:0"] = "10.0.0.5" }, { ["a:99999"] = "10.0.0.5" },
+      { ["a:1"] = "b.example" }, { ["a:1"] = "" }, { ["*:1"] = "10.0.0.5" }, { [":1"] = "10.0.0.5" },
+      { ["a:1"] = "10.0.0.5,10.0.0.6" }, { "10.0.0.5" }, { ["a:1x"] = "10.0.0.5" } } },
+    { "cacert", { "" } }, { "capath", { "" } }, { "id_token_file", { "" } },
+  }
+  for _, case in ipairs(wrong_values) do
+    local name, values = case[1], case[2]
+    it("refuse a wrong value for " .. name, function()
+      for _, value in ipairs(values) do assert_refused(with { [name] = value }, "'" .. name .. "'") end
+    end)
+  end
+
+  it("refuse headers that are not the caller's to set", function()
+    for _, name in ipairs { "Authorization", "Proxy-Authorization", "Host", "Content-Length",
+      "Transfer-Encoding", "Connection", "Cookie", "Expect" } do
+      assert_refused(with { headers = { [name] = "x" } }, "'headers'", name)
+      assert_refused(with { headers = { [name:lower()] = "x" } }, "'headers'")
+      assert_refused(with { headers = { [name:upper()] = "" } }, "'headers'")
+    end
+  end)
+
+  it("refuse a control character in any string but an ID token", function()
+    local strings = { "host", "path", "url", "id_token_file", "username", "password", "service", "scope",
+      "account", "client_id", "cacert", "capath", "cert", "key", "key_password", "pinned_public_key",
+      "tls_min", "proxy", "no_proxy", "http_version", "user_agent" }
+    for _, name in ipairs(strings) do
+      for _, control in ipairs { "\0", "\n", "\r", "\t", "\27", "\127" } do
+        local value = name == "url" and "https://a/b" .. control or "/a" .. control .. "b"
+        assert_refused(with { [name] = value }, "'" .. name .. "'", "control character")
+      end
+    end
+    assert_refused(with { scope = { "a", "b\nc" } }, "'scope'", "control character")
+  end)
+
+  it("take an ID token with any bytes and judge it at the fetch", function()
+    local client = icptoken.new { host = "localhost", port = 1, id_token = "a\nb\0c" }
+    local token, message, code = client:fetch()
+    assert.is_nil(token)
+    assert.is_string(message)
+    assert.equal("invalid_credential", code)
+    client:close()
+  end)
+
+  describe("that are unknown", function()
+    local cases = {
+      hots = "host", tiemout = "timeout", cacret = "cacert", ca_cert = "cacert", scopes = "scope",
+      retry = "retries", id_tokn = "id_token", header = "headers", insecur = "insecure",
+      connecttimeout = "connect_timeout",
+    }
+    for wrong, near in pairs(cases) do
+      it("are refused: " .. wrong .. " with the nearest, " .. near, function()
+        assert_refused(with { [wrong] = "x" }, "'" .. wrong .. "'", "'" .. near .. "'")
+      end)
+    end
+
+    it("are refused without a guess when none is near", function()
+      local message = refusal(with { completely_different = 1 })
+      assert.matches("'completely_different'", message, 1, true)
+      assert.is_nil(message:find("did you mean", 1, true))
+    end)
+
+    it("are refused when their name is no plain string", function()
+      refusal(with { [1] = "x" })
+      refusal(with { [true] = "x" })
+      refusal(with { [("x"):rep(1000)] = "x" })
+      refusal(with { ["a\nb"] = "x" })
+    end)
+  end)
+
+  describe("of the credential", function()
+    local token, file = { id_token = "a" }, { id_token_file = "/a" }
+    local basic, anonymous = { username = "a", password = "b" }, { anonymous = true }
+
+    local function both(first, second)
+      local options = { host = "a" }
+      for name, value in pairs(first) do options[name] = value end
+      for name, value in pairs(second or {}) do options[name] = value end
+      return options
+    end
+
+    it("are one", function()
+      for _, one in ipairs { token, file, basic, anonymous } do
+        icptoken.new(both(one)):close()
+      end
+    end)
+
+    it("are not none", function()
+      assert_refused({ host = "a" }, "no credential", "id_token")
+      assert_refused({ host = "a", anonymous = false }, "no credential")
+    end)
+
+    it("are not two", function()
+      local all = { token, file, basic, anonymous }
+      for i = 1, #all do
+        for j = i + 1, #all do assert_refused(both(all[i], all[j]), "more than one credential") end
+      end
+    end)
+
+    it("are name and password together, the name without a colon", function()
+      assert_refused({ host = "a", username = "u" }, "'username'", "'password'")
+      assert_refused({ host = "a", password = "p" }, "'password'", "'username'")
+      assert_refused({ host = "a", username = "u:v", password = "p" }, "'username'", "colon")
+    end)
+  end)
+
+  describe("of the endpoint", function()
+    it("are host or url, not both and not none", function()
+      assert_refused({ anonymous = true }, "'host'", "'url'")
+      for _, name in ipairs { "host", "path" } do
+        assert_refused({ url = "https://a/b", [name] = "/a", anonymous = true }, "'url'")
+      end
+      assert_refused({ url = "https://a/b", port = 1, anonymous = true }, "'url'")
+    end)
+
+    it("may be an IPv6 number with brackets and without", function()
+      for _, host in ipairs { "::1", "[::1]", "2001:db8::5" } do
+        local client = icptoken.new(with { host = host })
+        assert.matches("]:8443", tostring(client), 1, true)
+        client:close()
+      end
+    end)
+
+    it("are https, or http to this machine, or http that is asked for", function()
+      for _, host in ipairs { "localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]" } do
+        icptoken.new(with { url = "http://" .. host .. ":8080/t" }):close()
+      end
+      for _, host in ipairs { "a", "localhost.example", "128.0.0.1", "[::2]", "0.0.0.0", "127.0.0.1.nip.io" } do
+        assert_refused(with { url = "http://" .. host .. "/t" }, "'url'", "allow_http")
+        icptoken.new(with { url = "http://" .. host .. "/t", allow_http = true }):close()
+      end
+    end)
+
+    it("do not believe a name of this machine that resolve sends elsewhere", function()
+      assert_refused(with { url = "http://localhost:80/t", resolve = { ["localhost:80"] = "10.0.0.5" } },
+        "'url'", "allow_http")
+    end)
+
+    it("do not show a plain http request to a proxy", function()
+      assert_refused(with { url = "http://a/t", allow_http = true, proxy = "http://p:3128" }, "'proxy'")
+      assert_refused(with { url = "http://localhost/t", proxy = "http://p:3128" }, "'proxy'")
+      icptoken.new(with { url = "http://localhost/t", proxy = "" }):close()
+    end)
+  end)
+
+  it("of a key need a certificate", function()
+    assert_refused(with { key = "/k" }, "'key'", "'cert'")
+  end)
+
+  it("never appear with their value", function()
+    local value = "hunter2secret"
+    for name in pairs(wrong_types) do
+      local ok, message = pcall(icptoken.new, with { [name] = { [value] = value .. "\n" } })
+      assert.is_false(ok)
+      if name ~= "headers" and name ~= "resolve" then
+        assert.is_nil(message:find(value, 1, true), message)
+      end
+    end
+    for _, name in ipairs { "id_token_file", "password", "key_password", "proxy" } do
+      assert.is_nil(refusal(with { [name] = value .. "\n" }):find(value, 1, true))
+    end
+  end)
+
+  it("are copied: what the caller changes later has no effect", function()
+    local options = with { scope = { "a" } }
+    local client = icptoken.new(options)
+    options.host, options.scope[1] = "elsewhere", "b"
+    assert.equal("icptoken.client (mycluster.icp:8443)", tostring(client))
+    client:close()
+  end)
+
+  describe("of a request", function()
+    local client
+    setup(function() client = icptoken.new(good) end)
+    teardown(function() client:close() end)
+
+    local function assert_request_refused(request, ...)
+      local ok, message = pcall(client.fetch, client, request)
+      assert.is_false(ok)
+      for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
+    end
+
+    it("are a table or nothing", function()
+      for _, request in ipairs { "repository:a:pull", 1, true } do
+        assert.is_false((pcall(client.fetch, client, request)))
+      end
+    end)
+
+    it("are only those of a request", function()
+      for _, name in ipairs { "host", "cacert", "insecure", "proxy", "id_token_file", "anonymous" } do
+        assert_request_refused({ [name] = "x" }, "'" .. name .. "'", "belongs to the client")
+      end
+      assert_refused(with { realm = "x" }, "'realm'", "belongs to a request")
+      assert_request_refused({ scop = "x" }, "'scop'", "'scope'")
+    end)
+
+    it("hold one credential at most", function()
+      assert_request_refused({ id_token = "a", username = "u", password = "p" }, "more than one credential")
+      assert_request_refused({ username = "u" }, "'password'")
+    end)
+
+    it("are checked like the client's", function()
+      assert_request_refused({ timeout = 0 }, "'timeout'")
+      assert_request_refused({ retries = -1 }, "'retries'")
+      assert_request_refused({ scope = { 1 } }, "'scope'")
+      assert_request_refused({ service = "a\nb" }, "'service'", "control character")
+    end)
+  end)
+end)

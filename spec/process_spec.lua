@@ -1,0 +1,303 @@
+-- The client among the other things of a process: signals, coroutines, fork, other modules, the end.
+local testkit = require "testkit"
+local interpreter = require "support.interpreter"
+local stub = require "support.stub"
+
+local under_valgrind = os.getenv "ICPTOKEN_VALGRIND" ~= nil
+
+describe("a client in its process", function()
+  local icp, icptoken, options
+
+  setup(function()
+    icp = stub.start()
+    icptoken = require "icptoken"
+  end)
+
+  teardown(function()
+    icp:stop()
+  end)
+
+  before_each(function()
+    icp:reset()
+    options = { host = "localhost", port = icp.ports.h1, cacert = icp.ca, id_token = icp.id_token,
+      retries = 0, timeout = 20 }
+  end)
+
+  local function script(body)
+    local prologue = ([[
+      local icptoken = require "icptoken"
+      local options = { host = "localhost", port = %d, cacert = %q, id_token_file = %q, retries = 0 }
+    ]]):format(icp.ports.h1, icp.ca, icp.id_token_file)
+    return prologue .. body
+  end
+
+  local function run(body, more)
+    local run_options = { code = script(body), timeout = 60 }
+    for name, value in pairs(more or {}) do run_options[name] = value end
+    return interpreter.run(run_options)
+  end
+
+  -- Waits until the stub has a request at hand, without sleeping longer than need be.
+  local function wait_for_request()
+    local deadline = testkit.monotonic() + 30
+    while #icp:requests() == 0 do
+      assert.is_true(testkit.monotonic() < deadline, "no request came")
+      testkit.sleep(0.01)
+    end
+  end
+
+  describe("that waits when Ctrl-C comes", function()
+    -- starts a script, interrupts it once its request hangs, and gives how it ended
+    local function interrupt(body)
+      icp:plan { delay = { before = 60 } }
+      local child = interpreter.start { code = script(body) }
+      wait_for_request()
+      local before = testkit.monotonic()
+      testkit.kill(child.pid, "INT")
+      local how, status, output = child.wait(30)
+      return output, testkit.monotonic() - before, how, status
+    end
+
+    it("ends with Lua's own message, soon", function()
+      local output, seconds, how, status = interrupt "print(icptoken.fetch(options))"
+      assert.matches("interrupted!", output, 1, true)
+      assert.equal("exited", how)
+      assert.equal(1, status)
+      if not under_valgrind then assert.is_true(seconds < 1.5, seconds) end
+    end)
+
+    it("can be used again", function()
+      local output = interrupt [[
+        local client = icptoken.new(options)
+        local ok, message = pcall(client.fetch, client)
+        print(ok, message)
+        local token = assert(client:fetch())
+        print("again: " .. type(token.token))
+      ]]
+      assert.matches("interrupted!", output, 1, true)
+      assert.matches("again: string", output, 1, true)
+    end)
+
+    it("ends inside a coroutine, where hooks are a thread's own", function()
+      if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
+        return pending "Lua 5.1 cannot reach the main thread's hook from a coroutine"
+      end
+      local output = interrupt [[
+        local client = icptoken.new(options)
+        local routine = coroutine.create(function() return client:fetch() end)
+        print(pcall(coroutine.resume, routine))
+      ]]
+      assert.matches("interrupted!", output, 1, true)
+    end)
+
+    it("is as good as new between two attempts, too", function()
+      icp:plan({ status = 503, headers = { { "Retry-After", "30" } } })
+      local child = interpreter.start { code = script [[
+        options.retries = 3
+        options.timeout = 60
+        local client = icptoken.new(options)
+        print(pcall(client.fetch, client))
+        print("again: " .. type(assert(client:fetch()).token))
+      ]] }
+      wait_for_request()
+      testkit.sleep(0.05) -- not needed: whether it waits or is about to, the hook gets its turn
+      testkit.kill(child.pid, "INT")
+      local _, _, output = child.wait(30)
+      assert.matches("interrupted!", output, 1, true)
+      assert.matches("again: string", output, 1, true)
+    end)
+  end)
+
+  describe("with a hook", function()
+    local function with_hook(hook, body)
+      local jit = rawget(_G, "jit")
+      if jit then jit.off() end
+      debug.sethook(hook, "", 1)
+      local results = { pcall(body) }
+      debug.sethook()
+      if jit then jit.on() end
+      return unpack and unpack(results) or table.unpack(results) -- luacheck: ignore 143
+    end
+
+    it("refuses to be used from within its own call", function()
+      local client = assert(icptoken.new(options))
+      local inner_ok, inner_message
+      local inside = false
+      local ok, token = with_hook(function()
+        if inside or inner_message then return end
+        inside = true
+        inner_ok, inner_message = pcall(client.fetch, client)
+        if inner_ok then inner_message = nil end
+        inside = false
+      end, function() return client:fetch() end)
+      assert.is_true(ok, token)
+      if inner_message then -- the hook may never run inside the call
+        assert.matches("in the middle of a call", inner_message, 1, true)
+      end
+      assert.is_table(client:fetch())
+      client:close()
+    end)
+  end)
+
+  describe("in a coroutine", function()
+    it("works", function()
+      local client = assert(icptoken.new(options))
+      local routine = coroutine.wrap(function()
+        coroutine.yield(client:fetch())
+        return client:fetch()
+      end)
+      assert.is_table(routine())
+      assert.is_table(routine())
+      client:close()
+    end)
+
+    it("is collected when the coroutine dies", function()
+      local weak = setmetatable({}, { __mode = "k" })
+      local sockets = #testkit.open_sockets()
+      do
+        local routine = coroutine.wrap(function()
+          local client = assert(icptoken.new(options))
+          weak[client] = true
+          coroutine.yield(client:fetch())
+        end)
+        assert.is_table(routine())
+      end
+      collectgarbage()
+      collectgarbage()
+      assert.is_nil(next(weak))
+      assert.equal(sockets, #testkit.open_sockets())
+    end)
+  end)
+
+  describe("made before a fork", function()
+    -- runs the function in a child and gives its exit status
+    local function in_child(body)
+      local pid = testkit.fork()
+      if pid == 0 then
+        local ok, good = pcall(body)
+        testkit._exit(ok and good and 0 or 1)
+      end
+      local how, status = testkit.waitpid(pid, 60)
+      return how == "exited" and status
+    end
+
+    it("serves parent and child, each on a connection of its own", function()
+      local client = assert(icptoken.new(options))
+      assert.is_table(client:fetch())
+      local kept = icp:last().connection
+      assert.equal(0, in_child(function() return client:fetch() and client:fetch() end))
+      local childs = icp:last().connection
+      assert.are_not.equal(kept, childs)
+      assert.is_table(client:fetch())
+      assert.equal(kept, icp:last().connection) -- the parent's connection has come to no harm
+      client:close()
+    end)
+
+    it("may be closed in the child while the parent goes on", function()
+      local client = assert(icptoken.new(options))
+      assert.is_table(client:fetch())
+      local kept = icp:last().connection
+      assert.equal(0, in_child(function()
+        client:close()
+        client = nil -- luacheck: ignore 311
+        collectgarbage()
+        return true
+      end))
+      assert.is_table(client:fetch())
+      assert.equal(kept, icp:last().connection)
+      client:close()
+    end)
+
+    it("leaves no socket of the parent's open in the child", function()
+      local client = assert(icptoken.new(options))
+      assert.is_table(client:fetch())
+      local before = #testkit.open_sockets()
+      assert.equal(0, in_child(function()
+        assert(client:fetch())
+        client:close()
+        return #testkit.open_sockets() < before
+      end))
+      client:close()
+    end)
+
+    it("serves a grandchild", function()
+      local client = assert(icptoken.new(options))
+      assert.is_table(client:fetch())
+      assert.equal(0, in_child(function()
+        return client:fetch() and in_child(function() return client:fetch() end) == 0 and client:fetch()
+      end))
+      client:close()
+    end)
+
+    it("works in a child when it had no connection yet", function()
+      local client = assert(icptoken.new(options))
+      assert.equal(0, in_child(function() return client:fetch() end))
+      assert.is_table(client:fetch())
+      client:close()
+    end)
+  end)
+
+  it("opens its sockets close-on-exec", function()
+    local known = {}
+    for _, socket in ipairs(testkit.open_sockets()) do known[socket.fd] = true end
+    local client = assert(icptoken.new(options))
+    -- libcurl's own wake-up pair is there before any connection
+    for _, socket in ipairs(testkit.open_sockets()) do known[socket.fd] = true end
+    assert.is_table(client:fetch())
+    local found = 0
+    for _, socket in ipairs(testkit.open_sockets()) do
+      if not known[socket.fd] then
+        found = found + 1
+        assert.is_true(socket.cloexec)
+      end
+    end
+    assert.equal(1, found)
+    client:close()
+  end)
+
+  it("does not die of SIGPIPE when the endpoint goes away", function()
+    icp:plan({ ["end"] = "reset", raw = "" }, { at = "connect", ["end"] = "reset" })
+    local client = assert(icptoken.new(options))
+    assert.equal("network", (select(3, client:fetch())))
+    assert.equal("network", (select(3, client:fetch())))
+    assert.is_table(client:fetch())
+    client:close()
+  end)
+
+  describe("whose module is loaded again", function()
+    it("goes on beside clients of the new module", function()
+      local old = assert(icptoken.new(options))
+      package.loaded.icptoken = nil
+      local again = require "icptoken"
+      local new = assert(again.new(options))
+      assert.is_table(old:fetch())
+      assert.is_table(new:fetch())
+      old:close()
+      new:close()
+      package.loaded.icptoken = icptoken
+    end)
+  end)
+
+  it("is closed with the Lua state", function()
+    local ok, _, output = run [[
+      client = icptoken.new(options)
+      assert(client:fetch())
+      print "fetched"
+    ]]
+    assert.is_true(ok, output)
+    assert.matches("fetched", output, 1, true)
+  end)
+
+  it("survives a state that is closed while a second one is unused", function()
+    local ok, _, output = run [[
+      local client = icptoken.new(options)
+      assert(client:fetch())
+      local unused = icptoken.new(options)
+      client = nil
+      collectgarbage()
+      print(tostring(unused):match "^icptoken.client")
+    ]]
+    assert.is_true(ok, output)
+    assert.matches("icptoken.client", output, 1, true)
+  end)
+end)
