@@ -144,6 +144,7 @@ static const char *nearest_name(const char *name, enum options_place place) {
   for (size_t i = 0; i < OPTION_COUNT; i++) {
     if ((option_list[i].places & place) == 0) continue;
     size_t away = distance(name, option_list[i].name);
+    if (away > 0 && strncmp(name, option_list[i].name, 3) == 0) away--; /* people err at the end */
     if (away >= least) continue;
     least = away;
     nearest = option_list[i].name;
