@@ -1,0 +1,194 @@
+-- The module as a whole: its names and version, what it exports, how its sources hang together, and
+-- that docs, types and rockspecs say what the code says.
+
+local function read(path)
+  local file = assert(io.open(path, "rb"), path)
+  local content = file:read "*a"
+  file:close()
+  return content
+end
+
+local function lines_of(command)
+  local pipe = assert(io.popen(command))
+  local list = {}
+  for line in pipe:lines() do list[#list + 1] = line end
+  pipe:close()
+  return list
+end
+
+-- where this runtime's module stands that was built without a sanitizer, which adds things of its own
+local function plain_build()
+  local loaded = package.cpath:match "(build/[^;]-)/%?%.so"
+  return (loaded:gsub("%-asan$", ""))
+end
+
+local function sources()
+  local list = lines_of "ls src/*.c"
+  table.insert(list, 1, "lua_icptoken.c")
+  return list
+end
+
+local function rockspec(path)
+  local environment = {}
+  local chunk
+  if setfenv then -- luacheck: ignore 113
+    chunk = assert(loadfile(path))
+    setfenv(chunk, environment) -- luacheck: ignore 113
+  else
+    chunk = assert(loadfile(path, "t", environment))
+  end
+  chunk()
+  return environment
+end
+
+local function error_codes()
+  local codes = {}
+  for code in read "src/failure.h":gmatch 'X%([A-Z_]+, "([a-z_]+)"%)' do codes[#codes + 1] = code end
+  assert(#codes > 15)
+  return codes
+end
+
+-- name and places of each row of the table of options
+local function option_rows()
+  local rows = {}
+  for name, places in read "src/options.c":gmatch '{"([a-z_]+)", KIND_[A-Z_]+, ([A-Z_]+),' do
+    rows[#rows + 1] = { name = name, client = places ~= "OPTIONS_REQUEST",
+      request = places ~= "OPTIONS_CLIENT" }
+  end
+  assert(#rows > 30)
+  return rows
+end
+
+describe("the module", function()
+  local icptoken = require "icptoken"
+
+  it("says its name and version", function()
+    assert.equal("icptoken", icptoken._NAME)
+    assert.matches("^%d+%.%d+%.%d+$", icptoken._VERSION)
+  end)
+
+  it("has one version number, in the header, the rockspec and the changelog", function()
+    local version = read "src/version.h":match 'ICPTOKEN_VERSION "([^"]+)"'
+    assert.equal(version, icptoken._VERSION)
+    local released = rockspec("rockspecs/icptoken-" .. version .. "-1.rockspec")
+    assert.equal(version .. "-1", released.version)
+    assert.equal("v" .. version, released.source.tag)
+    assert.equal(version, read "CHANGELOG.md":match "\n## (%d+%.%d+%.%d+)")
+  end)
+
+  it("is built by the rockspecs from just the sources that are there", function()
+    for _, path in ipairs { "icptoken-scm-0.rockspec",
+      "rockspecs/icptoken-" .. icptoken._VERSION .. "-1.rockspec" } do
+      local listed = rockspec(path).build.modules.icptoken.sources
+      table.sort(listed)
+      local there = sources()
+      table.sort(there)
+      assert.same(there, listed, path)
+    end
+  end)
+
+  it("exports luaopen_icptoken and nothing else", function()
+    local own = {}
+    for _, line in ipairs(lines_of("nm -D --defined-only " .. plain_build() .. "/icptoken.so")) do
+      own[#own + 1] = line:match "%S+$"
+    end
+    assert.same({ "luaopen_icptoken" }, own)
+  end)
+
+  it("has no function that its documentation does not name", function()
+    local readme = read "README.md"
+    for name, value in pairs(icptoken) do
+      if type(value) == "function" then
+        assert.matches("icptoken." .. name .. "(", readme, 1, true)
+      end
+    end
+    local client = icptoken.new { host = "localhost", anonymous = true }
+    for name in pairs(getmetatable(client).__index) do
+      assert.matches("client:" .. name .. "(", readme, 1, true)
+    end
+    client:close()
+  end)
+end)
+
+describe("the sources", function()
+  -- the files of src/ that a file includes, directly and through others
+  local function reach(path, seen)
+    seen = seen or {}
+    for header in read(path):gmatch '#include "([^"]+)"' do
+      local included = "src/" .. header:gsub("^src/", "")
+      if not seen[included] then
+        seen[included] = true
+        reach(included, seen)
+      end
+    end
+    return seen
+  end
+
+  local function includes_lua(path)
+    if read(path):find("#include <l[a-z]+%.h>") then return true end
+    for header in pairs(reach(path)) do
+      if read(header):find("#include <l[a-z]+%.h>") then return true end
+    end
+    return false
+  end
+
+  it("know Lua only where tables go in and out", function()
+    local knowing = {}
+    for _, path in ipairs(lines_of "ls src/*.c") do
+      if includes_lua(path) then knowing[#knowing + 1] = path:match "src/(.*)%.c" end
+    end
+    assert.same({ "client", "compat", "options", "response" }, knowing)
+  end)
+
+  it("include each other in one direction", function()
+    for _, path in ipairs(lines_of "ls src/*.h") do
+      assert.is_nil(reach(path)[path], path .. " includes itself through others")
+    end
+  end)
+
+  it("hold no state that threads would share", function()
+    local measured = 0
+    for _, source in ipairs(sources()) do
+      local object = plain_build() .. "/" .. source:gsub("%.c$", ".o")
+      for _, line in ipairs(lines_of("size -A " .. object)) do
+        local section, size = line:match "^(%.%S+)%s+(%d+)"
+        measured = measured + (section == ".text" and tonumber(size) or 0)
+        if section == ".data" or section == ".bss" then assert.equal("0", size, source .. " " .. section) end
+      end
+    end
+    assert.is_true(measured > 10000)
+  end)
+end)
+
+describe("the documents", function()
+  it("name every error code", function()
+    local readme, types = read "README.md", read "types/icptoken.lua"
+    for _, code in ipairs(error_codes()) do
+      assert.matches("| `" .. code .. "` |", readme, 1, true)
+      assert.matches('"' .. code .. '"', types, 1, true)
+    end
+  end)
+
+  it("name every option, where it may stand", function()
+    local readme, types = read "README.md", read "types/icptoken.lua"
+    local client = types:match "@class icptoken%.Options.-\n\n"
+    local request = types:match "@class icptoken%.Request.-\n\n"
+    for _, row in ipairs(option_rows()) do
+      if row.client then assert.matches("`" .. row.name .. "`", readme, 1, true) end
+      if row.client then assert.matches("@field " .. row.name .. "?", client, 1, true) end
+      if row.request then assert.matches("@field " .. row.name .. "?", request, 1, true) end
+    end
+  end)
+
+  it("name no option that is not there", function()
+    local known = {}
+    for _, row in ipairs(option_rows()) do known[row.name] = true end
+    local types = read "types/icptoken.lua"
+    for _, class in ipairs { "Options", "Request" } do
+      local block = types:match("@class icptoken%." .. class .. ".-\n\n")
+      for name in block:gmatch "@field ([a-z_]+)" do
+        assert.is_true(known[name] or false, class .. "." .. name)
+      end
+    end
+  end)
+end)

@@ -1,0 +1,169 @@
+---@meta icptoken
+-- Annotations for editors (Lua language server). Nothing here is run.
+
+---@alias icptoken.Code
+---| "invalid_credential" # the credential cannot be used; nothing was sent
+---| "resolve"            # the host's name is not known
+---| "connect"            # no connection
+---| "proxy"              # the proxy is away or refuses
+---| "tls"                # the certificate does not verify, or no agreement on TLS
+---| "timeout"            # a limit in time
+---| "network"            # reset, or an answer cut off
+---| "redirect"           # the endpoint points elsewhere; never followed
+---| "unauthorized"       # 401
+---| "forbidden"          # 403
+---| "not_found"          # 404
+---| "rate_limited"       # 429
+---| "server_error"       # 5xx
+---| "http_status"        # any other status
+---| "too_large"          # more than max_body_bytes, or 64 KiB of headers
+---| "invalid_response"   # no JSON of a token
+---| "expired"            # the token had already ended
+---| "no_memory"          # memory ran out
+---| "closed"             # the client was closed
+
+---What the endpoint said of a refusal.
+---@class icptoken.ServerError
+---@field code? string
+---@field message? string
+
+---@class icptoken.Details
+---@field retryable boolean the same call may go well later
+---@field attempts integer how often the endpoint was asked
+---@field status? integer the HTTP status
+---@field errors? icptoken.ServerError[]
+---@field retry_after? number seconds, as the server asked
+---@field curl_code? integer a CURLcode
+---@field url? string without query
+
+---A token as the server sent it, and these.
+---@class icptoken.Token
+---@field token string the registry JWT
+---@field expires_in integer seconds
+---@field issued_at? string RFC 3339, as sent
+---@field received_at integer epoch seconds
+---@field expires_at integer epoch seconds
+---@field refresh_at integer epoch seconds
+---@field refresh_token? string with offline_token
+
+---@class icptoken.Jwt
+---@field header table
+---@field claims table not verified
+---@field signature string base64url
+
+---What a single request may say; the rest comes from the client.
+---@class icptoken.Request
+---@field service? string
+---@field scope? string|string[] a string is split at spaces
+---@field account? string
+---@field client_id? string
+---@field offline_token? boolean
+---@field id_token? string
+---@field username? string
+---@field password? string
+---@field timeout? number seconds
+---@field retries? integer
+---@field realm? string of a challenge; not used
+---@field error? string of a challenge; not used
+
+---@class icptoken.Options
+---@field host? string name or IP number of the master
+---@field port? integer 8443
+---@field path? string
+---@field url? string instead of host, port and path
+---@field allow_http? boolean
+---@field id_token? string
+---@field id_token_file? string read anew for every fetch
+---@field username? string
+---@field password? string
+---@field anonymous? boolean
+---@field service? string
+---@field scope? string|string[]
+---@field account? string
+---@field client_id? string
+---@field offline_token? boolean
+---@field cacert? string file
+---@field capath? string directory
+---@field insecure? boolean
+---@field cert? string file
+---@field key? string file
+---@field key_password? string
+---@field pinned_public_key? string "sha256//…" or a file
+---@field tls_min? "1.2"|"1.3"
+---@field timeout? number seconds, 30
+---@field connect_timeout? number seconds, 10
+---@field retries? integer 2
+---@field proxy? string
+---@field no_proxy? string
+---@field resolve? table<string, string> "host:port" to IP number
+---@field http_version? "1.1"|"2"
+---@field headers? table<string, string>
+---@field user_agent? string
+---@field max_body_bytes? integer 1 MiB
+
+---@class icptoken.Timings
+---@field namelookup number seconds from the start, as the others
+---@field connect number
+---@field appconnect number
+---@field pretransfer number
+---@field starttransfer number
+---@field total number
+---@field connections integer new connections; 0 when a kept one was used
+
+---@class icptoken.Stats
+---@field requests integer
+---@field attempts integer
+---@field failures table<icptoken.Code, integer>
+---@field timings icptoken.Timings of the last transfer
+
+---@class icptoken.Client
+local client = {}
+
+---Asks the endpoint for a new token.
+---@param request? icptoken.Request
+---@return icptoken.Token? token
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function client:fetch(request) end
+
+---Counters, and the timings of the last transfer.
+---@return icptoken.Stats? stats
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function client:stats() end
+
+---Frees everything. May be called again.
+function client:close() end
+
+---@class icptoken
+---@field _NAME "icptoken"
+---@field _VERSION string
+local icptoken = {}
+
+---Makes a client. Raises on a wrong option.
+---@param options icptoken.Options
+---@return icptoken.Client? client
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function icptoken.new(options) end
+
+---One token, no client kept.
+---@param options icptoken.Options
+---@return icptoken.Token? token
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function icptoken.fetch(options) end
+
+---The parts of a JWT. Nothing is verified.
+---@param jwt string
+---@return icptoken.Jwt? decoded
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function icptoken.decode(jwt) end
+
+return icptoken
