@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "jwt.h"
+#include "scrub.h"
 
 enum { LARGEST_FILE = 64 * 1024 };
 
@@ -58,7 +59,8 @@ static ssize_t read_some(int fd, char *room, size_t size) {
 }
 
 /* Never blocks: a FIFO without a writer is an empty file, a device an error or short. */
-static bool read_file(const char *path, struct buffer *content, struct failure *failure) {
+static bool read_file(const char *path, const char *shown, struct buffer *content,
+                      struct failure *failure) {
   int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   int problem = 0;
   ssize_t got = fd < 0 ? -1 : 1;
@@ -76,21 +78,23 @@ static bool read_file(const char *path, struct buffer *content, struct failure *
   if (problem == ENOMEM)
     failure_set_no_memory(failure);
   else if (problem != 0)
-    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "the ID token file %s %s", path,
+    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "the ID token file %s %s", shown,
                 explain_errno(problem));
   else if (content->length > LARGEST_FILE)
     failure_set(failure, FAILURE_INVALID_CREDENTIAL, false,
-                "the ID token file %s is larger than %d bytes", path, LARGEST_FILE);
+                "the ID token file %s is larger than %d bytes", shown, LARGEST_FILE);
   else
     return true;
   return false;
 }
 
 static bool write_from_file(const char *path, struct buffer *line, struct failure *failure) {
+  const struct secrets none = {.count = 0};
   struct buffer content = {0};
-  char source[FAILURE_MESSAGE_SIZE / 2];
-  snprintf(source, sizeof source, "what the ID token file %s holds", path);
-  bool ok = read_file(path, &content, failure) &&
+  char source[SCRUB_SIZE + 40], shown[SCRUB_SIZE];
+  scrub_sample(&none, path, strlen(path), shown); /* people pass the token itself, too */
+  snprintf(source, sizeof source, "what the ID token file %s holds", shown);
+  bool ok = read_file(path, shown, &content, failure) &&
             write_bearer(content.data, content.length, source, line, failure);
   buffer_free(&content);
   return ok;

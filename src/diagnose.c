@@ -56,19 +56,40 @@ static const char *explain_errno(long number) {
   }
 }
 
-/* A proxy was the one that was called when the port was not the endpoint's, or when no address was
- * reached although a proxy is set. */
-static bool called_proxy(const struct circumstances *about) {
+/* Does libcurl's text say that another host than the endpoint was called? */
+static bool names_other_host(const struct transfer *transfer, const struct circumstances *about) {
+  static const char words[] = "connect to ";
+  const char *host = about->endpoint->authority.data;
+  const char *named = strstr(transfer->error, words);
+  if (named == NULL) return false;
+  if (*host == '[') host++;
+  size_t length = strlen(host) - strlen(strrchr(host, ':'));
+  if (host[length - 1] == ']') length--;
+  named += sizeof words - 1;
+  return strncmp(named, host, length) != 0 || named[length] != ' ';
+}
+
+/* Was a proxy called? It was when the port or the name was not the endpoint's, or when no address
+ * was reached although a proxy is set. */
+static bool called_proxy(const struct transfer *transfer, const struct circumstances *about) {
   int port = about->pool->last_port;
-  if (port != 0) return port != about->endpoint->port;
-  return about->settings->proxy != NULL && about->settings->proxy[0] != '\0';
+  if (port == 0) return about->settings->proxy != NULL && about->settings->proxy[0] != '\0';
+  return port != about->endpoint->port || names_other_host(transfer, about);
+}
+
+/* Who failed to agree on TLS: before the tunnel is there it is the proxy. */
+static const char *tls_peer(const struct transfer *transfer, const struct circumstances *about) {
+  bool proxy =
+      info_long(transfer, CURLINFO_PROXY_SSL_VERIFYRESULT) != 0 ||
+      (info_long(transfer, CURLINFO_HTTP_CONNECTCODE) == 0 && called_proxy(transfer, about));
+  return proxy ? "the proxy on the way to " : "";
 }
 
 static void diagnose_connect(const struct transfer *transfer, const struct circumstances *about,
                              struct failure *failure) {
   const char *why = explain_errno(info_long(transfer, CURLINFO_OS_ERRNO));
   const char *where = about->endpoint->authority.data;
-  if (called_proxy(about))
+  if (called_proxy(transfer, about))
     failure_set(failure, FAILURE_PROXY, true, "cannot connect to the proxy on the way to %s: %s",
                 where, why);
   else
@@ -147,8 +168,8 @@ static void diagnose_certificate(const struct transfer *transfer, const struct c
       snprintf(mend, sizeof mend,
                "; use a name that the certificate holds as host, and resolve to say where it is");
   }
-  failure_set(failure, FAILURE_TLS, false, "cannot verify the certificate of %s: %s%s",
-              about->endpoint->authority.data,
+  failure_set(failure, FAILURE_TLS, false, "cannot verify the certificate of %s%s: %s%s",
+              tls_peer(transfer, about), about->endpoint->authority.data,
               scrub_sample(about->secrets, text, strlen(text), sample), mend);
 }
 
@@ -183,8 +204,8 @@ static void diagnose_handshake(const struct transfer *transfer, const struct cir
     mend = "; the server speaks no TLS version that tls_min allows";
   else if (says(transfer, "certificate required") || says(transfer, "handshake failure"))
     mend = "; if the server wants a client certificate, pass cert and key";
-  failure_set(failure, FAILURE_TLS, false, "cannot agree on TLS with %s: %s%s",
-              about->endpoint->authority.data,
+  failure_set(failure, FAILURE_TLS, false, "cannot agree on TLS with %s%s: %s%s",
+              tls_peer(transfer, about), about->endpoint->authority.data,
               scrub_sample(about->secrets, transfer->error, strlen(transfer->error), sample), mend);
 }
 

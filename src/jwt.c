@@ -64,7 +64,8 @@ struct span jwt_strip_bearer(const char *text, size_t length) {
   size_t i = 0;
   while (i < sizeof scheme - 1 && i < token.length && (token.start[i] | 0x20) == scheme[i])
     i++;
-  if (i < sizeof scheme - 1 || i == token.length || !is_space(token.start[i])) return token;
+  bool whole = i == token.length; /* the scheme with nothing behind it */
+  if (i < sizeof scheme - 1 || (!whole && !is_space(token.start[i]))) return token;
   while (i < token.length && is_space(token.start[i]))
     i++;
   token.start += i;

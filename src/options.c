@@ -335,8 +335,8 @@ static void push_address(const struct reading *reading, const struct option *opt
   const char *colon = strrchr(key, ':');
   char *rest = NULL;
   long port = colon == NULL ? 0 : strtol(colon + 1, &rest, 10);
-  if (colon == NULL || colon == key || port < 1 || port > 65535 || *rest != '\0' ||
-      key[strcspn(key, "*/@, ")] != '\0' ||
+  if (colon == NULL || colon == key || *key == '+' || *key == '-' || /* libcurl's own signs */
+      port < 1 || port > 65535 || *rest != '\0' || key[strcspn(key, "*/@, ")] != '\0' ||
       !is_plain_name(key, strlen(key) > 40 ? 40 : strlen(key)))
     refuse(reading, option->name, "must have keys \"host:port\"");
   size_t length = strlen(address);

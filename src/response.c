@@ -97,7 +97,8 @@ static bool begins_object(const char *text, size_t length) {
 /* Pushes the table of a JSON object, or a string that says what is wrong and returns false. Only
  * memory that ran out raises. */
 static bool push_object(lua_State *L, int decode, const char *text, size_t length) {
-  if (!begins_object(text, length)) {
+  if (!begins_object(text, length) ||
+      memchr(text, '\0', length) != NULL) { /* cjson ends at a NUL */
     lua_pushliteral(L, "it is no JSON object");
     return false;
   }
@@ -211,7 +212,7 @@ static bool finish_token(lua_State *L, const struct reader *reader, struct excha
   buffer_clear(reader->scratch);
   int64_t left_ms = lifetime_left_ms(&facts);
   if (left_ms <= 0) {
-    failure_set(failure, FAILURE_EXPIRED, true,
+    failure_set(failure, FAILURE_EXPIRED, false,
                 "%s sent a token that has already ended; are its clocks right?",
                 reader->about->endpoint->authority.data);
     return false;
@@ -370,8 +371,10 @@ static enum failure_code status_code(long status) {
 static void show_location(const struct reader *reader, const char *location,
                           char shown[SCRUB_SIZE]) {
   char bare[TRANSFER_VALUE_SIZE];
-  size_t length = strcspn(location, "?#"), kept = 0;
+  size_t length = strlen(location), kept = 0;
   memcpy(bare, location, length);
+  bare[scrub_mask(reader->about->secrets, bare, length)] = '\0';
+  length = strcspn(bare, "?#");
   bare[length] = '\0';
   const char *authority = strstr(bare, "//"), *user = NULL;
   if (authority != NULL) {

@@ -25,13 +25,87 @@ static size_t token_run(const char *text, size_t length) {
   return run;
 }
 
+static int hex_value(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The number of count hexadecimal digits, or -1. */
+static long read_hex(const char *text, size_t length, size_t count) {
+  long number = 0;
+  if (length < count) return -1;
+  for (size_t i = 0; i < count; i++) {
+    int value = hex_value(text[i]);
+    if (value < 0) return -1;
+    number = number * 16 + value;
+  }
+  return number;
+}
+
+static size_t encode_utf8(long code, char out[3]) {
+  if (code < 0x80) {
+    out[0] = (char)code;
+    return 1;
+  }
+  if (code < 0x800) {
+    out[0] = (char)(0xC0 | code >> 6);
+    out[1] = (char)(0x80 | (code & 0x3F));
+    return 2;
+  }
+  out[0] = (char)(0xE0 | code >> 12);
+  out[1] = (char)(0x80 | (code >> 6 & 0x3F));
+  out[2] = (char)(0x80 | (code & 0x3F));
+  return 3;
+}
+
+/* What stands at the front of the text, with an escape of JSON or of URLs resolved: its bytes go to
+ * out, their number to size. Returns how much of the text that was. */
+static size_t resolve_escape(const char *text, size_t length, char out[3], size_t *size) {
+  *size = 1;
+  out[0] = text[0];
+  if (text[0] == '%') {
+    long byte = read_hex(text + 1, length - 1, 2);
+    if (byte < 0) return 1;
+    out[0] = (char)byte;
+    return 3;
+  }
+  if (text[0] != '\\' || length < 2) return 1;
+  out[0] = text[1];
+  if (text[1] != 'u') return 2;
+  long code = read_hex(text + 2, length - 2, 4);
+  if (code < 0) return 2;
+  *size = encode_utf8(code, out);
+  return 6;
+}
+
+/* How much of the text is this secret with some of its characters escaped. A text that ends inside
+ * the secret counts too: it was cut off there. */
+static size_t match_escaped(struct span secret, const char *text, size_t length) {
+  size_t at = 0, matched = 0, size;
+  char bytes[3];
+  while (matched < secret.length && at < length) {
+    at += resolve_escape(text + at, length - at, bytes, &size);
+    if (size > secret.length - matched || memcmp(bytes, secret.start + matched, size) != 0)
+      return 0;
+    matched += size;
+  }
+  return matched >= SHORTEST_SECRET ? at : 0;
+}
+
+/* The same for the secret as it is. */
+static size_t match_plain(struct span secret, const char *text, size_t length) {
+  size_t matched = secret.length < length ? secret.length : length;
+  return matched >= SHORTEST_SECRET && memcmp(text, secret.start, matched) == 0 ? matched : 0;
+}
+
 static size_t match_secret(const struct secrets *secrets, const char *text, size_t length) {
   size_t longest = 0;
   for (size_t i = 0; i < secrets->count; i++) {
-    const struct span *secret = &secrets->secret[i];
-    if (secret->length <= length && secret->length > longest &&
-        memcmp(text, secret->start, secret->length) == 0)
-      longest = secret->length;
+    size_t plain = match_plain(secrets->secret[i], text, length);
+    size_t escaped = match_escaped(secrets->secret[i], text, length);
+    if (plain > longest) longest = plain;
+    if (escaped > longest) longest = escaped;
   }
   return longest;
 }
@@ -49,20 +123,48 @@ static size_t match_jwt(const char *text, size_t length) {
   return 0;
 }
 
-/* The name of an authentication scheme and the space behind it. */
+static bool has_word(const char *text, size_t length, const char *word) {
+  size_t size = strlen(word);
+  if (length < size) return false;
+  for (size_t i = 0; i < size; i++)
+    if ((text[i] | 0x20) != word[i]) return false;
+  return true;
+}
+
+/* The name of an authentication scheme and the spaces behind it. */
 static size_t match_scheme(const char *text, size_t length) {
   static const char *const schemes[] = {"bearer", "basic"};
   for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
-    size_t name = strlen(schemes[i]), at = 0;
-    if (length <= name) continue;
-    while (at < name && (text[at] | 0x20) == schemes[i][at])
-      at++;
-    if (at < name) continue;
+    size_t name = strlen(schemes[i]), at = name;
+    if (!has_word(text, length, schemes[i])) continue;
     while (at < length && text[at] == ' ')
       at++;
     if (at > name) return at;
   }
   return 0;
+}
+
+/* The end of a name that says what follows is a secret ("id_token", "password") and the marks
+ * between it and its value, in the manner of JSON, forms and logs. */
+static size_t match_label(const char *text, size_t length) {
+  static const char *const labels[] = {"token", "password", "passwd"};
+  for (size_t i = 0; i < sizeof labels / sizeof *labels; i++) {
+    size_t at = strlen(labels[i]);
+    bool assigned = false;
+    if (!has_word(text, length, labels[i])) continue;
+    for (; at < length && text[at] != '\0' && strchr(" \t\r\n\"'\\:=", text[at]) != NULL; at++)
+      if (text[at] == ':' || text[at] == '=') assigned = true;
+    if (assigned) return at;
+  }
+  return 0;
+}
+
+/* Length of the value behind such a name. */
+static size_t value_run(const char *text, size_t length) {
+  size_t run = 0;
+  while (run < length && (text[run] == '\0' || strchr(" \t\r\n\"',;&<>{}[]", text[run]) == NULL))
+    run++;
+  return run;
 }
 
 /* Bytes of the UTF-8 character at the front; 0 when it is broken or a control character. */
@@ -110,27 +212,51 @@ static void add_escaped(struct sample *sample, unsigned char c) {
   add(sample, escape, (size_t)size, (size_t)size);
 }
 
+/* How much of the text is a credential because of the words before it. */
+static size_t match_announced(const struct secrets *secrets, const char *text, size_t length,
+                              size_t run) {
+  size_t known = match_secret(secrets, text, length);
+  if (known < run) known = run;
+  return known >= SHORTEST_SECRET ? known : 0;
+}
+
+static void add_plain(struct sample *sample, const char *text, size_t length) {
+  while (length > 0 && !sample->full) {
+    size_t taken = printable(text, length);
+    if (taken > 0)
+      add(sample, text, taken, 1);
+    else
+      add_escaped(sample, (unsigned char)*text);
+    text += taken > 0 ? taken : 1;
+    length -= taken > 0 ? taken : 1;
+  }
+}
+
+/* Adds what stands at the front of the text and returns how much of it that was. */
+static size_t add_next(struct sample *sample, const struct secrets *secrets, const char *text,
+                       size_t length) {
+  size_t hidden = match_secret(secrets, text, length), shown = 0;
+  if (hidden == 0) hidden = match_jwt(text, length);
+  if (hidden == 0 && (shown = match_scheme(text, length)) > 0)
+    hidden = match_announced(secrets, text + shown, length - shown,
+                             token_run(text + shown, length - shown));
+  if (hidden == 0 && (shown = match_label(text, length)) > 0)
+    hidden = match_announced(secrets, text + shown, length - shown,
+                             value_run(text + shown, length - shown));
+  if (hidden == 0) {
+    shown = printable(text, length);
+    if (shown == 0) shown = 1;
+  }
+  add_plain(sample, text, shown);
+  if (hidden > 0) add(sample, mask, sizeof mask - 1, sizeof mask - 1);
+  return shown + hidden;
+}
+
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]) {
   struct sample sample = {out, 0, 0, false};
   while (length > 0 && !sample.full) {
-    size_t taken = match_secret(secrets, text, length);
-    if (taken == 0) taken = match_jwt(text, length);
-    if (taken > 0) {
-      add(&sample, mask, sizeof mask - 1, sizeof mask - 1);
-    } else if ((taken = match_scheme(text, length)) > 0) {
-      size_t credential = token_run(text + taken, length - taken);
-      add(&sample, text, taken, taken);
-      if (credential >= SHORTEST_SECRET) {
-        add(&sample, mask, sizeof mask - 1, sizeof mask - 1);
-        taken += credential;
-      }
-    } else if ((taken = printable(text, length)) > 0) {
-      add(&sample, text, taken, 1);
-    } else {
-      taken = 1;
-      add_escaped(&sample, (unsigned char)*text);
-    }
+    size_t taken = add_next(&sample, secrets, text, length);
     text += taken;
     length -= taken;
   }
@@ -140,5 +266,17 @@ char *scrub_sample(const struct secrets *secrets, const char *text, size_t lengt
     sample.bytes += sizeof omission - 1;
   }
   out[sample.bytes] = '\0';
+  return out;
+}
+
+size_t scrub_mask(const struct secrets *secrets, char *text, size_t length) {
+  size_t out = 0;
+  for (size_t at = 0; at < length;) {
+    size_t hidden = match_secret(secrets, text + at, length - at);
+    size_t kept = hidden == 0 ? 1 : hidden < sizeof mask - 1 ? hidden : sizeof mask - 1;
+    memmove(text + out, hidden == 0 ? text + at : mask, kept);
+    out += kept;
+    at += hidden == 0 ? 1 : hidden;
+  }
   return out;
 }

@@ -23,11 +23,16 @@ struct secrets {
 /* Adds a secret; NULL and texts too short to be told from ordinary words are passed over. */
 void scrub_add_secret(struct secrets *secrets, const char *text, size_t length);
 
-/* Writes a sample of text to out: control characters and broken UTF-8 as escapes, every known
- * secret, everything that looks like a JWT and every credential behind "Bearer" or "Basic" as
- * "[hidden]", and no more than SCRUB_CHARACTERS characters. Returns out. */
+/* Writes a sample of text to out: control characters and broken UTF-8 as escapes, no more than
+ * SCRUB_CHARACTERS characters, and "[hidden]" for every known secret, be it escaped as in JSON or
+ * URLs or cut off at the end, for everything that looks like a JWT, and for what stands behind
+ * "Bearer", "Basic" or a name like "token" or "password". Returns out. */
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]);
+
+/* Puts "[hidden]", or the front of it, in the place of every known secret, and returns the new
+ * length. For a text that is to be cut to pieces before it is shown. */
+size_t scrub_mask(const struct secrets *secrets, char *text, size_t length);
 
 #pragma GCC visibility pop
 

@@ -174,7 +174,8 @@ static void set_trust(const struct setup *setup, const struct settings *settings
     SET(setup, CURLOPT_PINNEDPUBLICKEY, settings->pinned_public_key);
   if (settings->cert != NULL) SET(setup, CURLOPT_SSLCERT, settings->cert);
   if (settings->key != NULL) SET(setup, CURLOPT_SSLKEY, settings->key);
-  if (settings->key_password != NULL) SET(setup, CURLOPT_KEYPASSWD, settings->key_password);
+  /* without one OpenSSL would ask at the terminal, and wait */
+  SET(setup, CURLOPT_KEYPASSWD, settings->key_password != NULL ? settings->key_password : "");
 }
 
 static void set_network(const struct setup *setup, const struct endpoint *endpoint,
