@@ -24,6 +24,11 @@ local testkit = require "testkit"
 local sanitized = os.getenv "ICPTOKEN_SANITIZED"
 -- the sanitizer belongs into this process, not into the shells and servers that specs start
 if sanitized then testkit.unsetenv "LD_PRELOAD" end
+-- specs choose their proxies themselves
+for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy", "no_proxy" } do
+  testkit.unsetenv(name)
+  testkit.unsetenv(name:upper())
+end
 -- before a spec loads icptoken, and with it libcurl
 assert(testkit.install_curl_allocator(), "libcurl was initialised too early")
 

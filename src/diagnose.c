@@ -194,6 +194,17 @@ static void diagnose_client_certificate(const struct circumstances *about,
                 settings->cert, key);
 }
 
+static void diagnose_pin(const struct circumstances *about, struct failure *failure) {
+  const char *pin = about->settings->pinned_public_key;
+  if (strncmp(pin, "sha256//", 8) != 0 && is_unreadable(pin))
+    failure_set(failure, FAILURE_TLS, false, "cannot read the pinned public key %s", pin);
+  else
+    failure_set(failure, FAILURE_TLS, false,
+                "the public key of %s is not the pinned one; if the cluster has a new key, "
+                "change pinned_public_key",
+                about->endpoint->authority.data);
+}
+
 static void diagnose_handshake(const struct transfer *transfer, const struct circumstances *about,
                                struct failure *failure) {
   char sample[SCRUB_SIZE];
@@ -260,10 +271,7 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
     diagnose_certificate(transfer, about, failure);
     break;
   case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
-    failure_set(failure, FAILURE_TLS, false,
-                "the public key of %s is not the pinned one; if the cluster has a new key, "
-                "change pinned_public_key",
-                where);
+    diagnose_pin(about, failure);
     break;
   case CURLE_SSL_CACERT_BADFILE:
     failure_set(failure, FAILURE_TLS, false, "cannot read the CA file %s, or it holds no CA",

@@ -29,11 +29,12 @@ static struct span header_value(const char *line, size_t length, const char *nam
   return value;
 }
 
-static void keep_value(struct span value, char *room, size_t size) {
+/* A value that does not fit is not kept: half a value could hide that it holds a secret. */
+static void keep_value(struct span value, char *room, size_t size, const char *too_long) {
   if (value.start == NULL) return;
-  size_t length = value.length < size - 1 ? value.length : size - 1;
-  memcpy(room, value.start, length);
-  room[length] = '\0';
+  if (value.length >= size) value = (struct span){too_long, strlen(too_long)};
+  memcpy(room, value.start, value.length);
+  room[value.length] = '\0';
 }
 
 /* A status line begins an answer: an interim one, a proxy's to CONNECT, or the one asked for. Only
@@ -60,11 +61,12 @@ static void read_header(struct answer *answer, const char *line, size_t length) 
     if (value.start != NULL) answer->date = lifetime_read_http_date(value.start, value.length);
     break;
   case 'l':
-    keep_value(header_value(line, length, "location"), answer->location, sizeof answer->location);
+    keep_value(header_value(line, length, "location"), answer->location, sizeof answer->location,
+               "a place whose name is too long to show");
     break;
   case 'r':
     keep_value(header_value(line, length, "retry-after"), answer->retry_after,
-               sizeof answer->retry_after);
+               sizeof answer->retry_after, "");
     break;
   default:
     break;

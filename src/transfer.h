@@ -19,10 +19,10 @@
 
 enum {
   TRANSFER_HEAD_LIMIT = 64 * 1024, /* bytes of headers, interim answers and trailers together */
-  TRANSFER_VALUE_SIZE = 512        /* of a header value that is kept */
+  TRANSFER_VALUE_SIZE = 512        /* of a header value that is kept, with its NUL */
 };
 
-/* What the endpoint said. Values of headers are cut to their room. */
+/* What the endpoint said. */
 struct answer {
   long status;
   struct buffer body;

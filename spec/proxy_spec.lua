@@ -1,0 +1,281 @@
+-- Proxies: from the options or the environment, with a CONNECT that carries nothing of the endpoint's, and with
+-- failures that are told from the endpoint's own.
+
+local icptoken = require "icptoken"
+local interpreter = require "support.interpreter"
+local stub_client = require "support.stub"
+
+local PASSWORD = "proxy-secret"
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+local function make_proxy(port)
+  return ("http://joe:%s@127.0.0.1:%d"):format(PASSWORD, port or stub.ports.proxy)
+end
+
+local function options(changes)
+  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 10 }
+  for name, value in pairs(changes or {}) do all[name] = value or nil end
+  return all
+end
+
+-- The requests that came to a listener.
+local function requests_to(listener)
+  local requests = {}
+  for _, request in ipairs(stub:requests()) do
+    if request.listener == listener then requests[#requests + 1] = request end
+  end
+  return requests
+end
+
+local function assert_went_through_proxy()
+  assert.equal(1, #requests_to "proxy")
+  assert.equal("CONNECT", requests_to "proxy"[1].method)
+  assert.equal(1, #requests_to "https")
+end
+
+local function assert_went_past_proxy()
+  assert.same({ https = 1 }, stub:accepted())
+  assert.equal(1, #requests_to "https")
+end
+
+describe("a request through a proxy #short", function()
+  it("asks it for a tunnel to the endpoint and gets a token over it", function()
+    local token = assert(icptoken.fetch(options { proxy = make_proxy() }))
+    assert.is_string(token.token)
+    assert_went_through_proxy()
+    assert.equal("localhost:" .. stub.port, requests_to "proxy"[1].target)
+  end)
+
+  it("names the proxy without a scheme as well", function()
+    assert(icptoken.fetch(options { proxy = "127.0.0.1:" .. stub.ports.proxy }))
+    assert_went_through_proxy()
+  end)
+
+  it("leaves the lookup of the endpoint's name to the proxy", function()
+    assert(icptoken.fetch(options { proxy = make_proxy(), host = "mycluster.icp" }))
+    assert.equal("mycluster.icp:" .. stub.port, requests_to "proxy"[1].target)
+  end)
+
+  it("verifies the endpoint's certificate, not the proxy's word", function()
+    local _, message, code = icptoken.fetch(options { proxy = make_proxy(), port = stub.ports.unknown_ca })
+    assert.equal("tls", code)
+    assert.matches(stub.ca, message, 1, true)
+  end)
+
+  it("keeps the tunnel for the next one", function()
+    local client = icptoken.new(options { proxy = make_proxy() })
+    assert(client:fetch())
+    assert(client:fetch())
+    client:close()
+    assert.equal(1, #requests_to "proxy")
+    assert.equal(2, #requests_to "https")
+  end)
+
+  -- each: what the credential is, its options, and the scheme it is sent under
+  for _, case in ipairs {
+    { "an ID token", function() return {} end, "Bearer" },
+    { "a user name and password", function()
+      return { id_token = false, username = stub.username, password = stub.password }
+    end, "Basic" },
+  } do
+    it("shows " .. case[1] .. " to the endpoint, and not to the proxy", function()
+      local changes = case[2]()
+      changes.proxy, changes.headers = "http://127.0.0.1:" .. stub.ports.proxy, { ["X-Team"] = "blue" }
+      assert(icptoken.fetch(options(changes)))
+      local connect, get = requests_to "proxy"[1], requests_to "https"[1]
+      assert.matches("^" .. case[3] .. " ", stub_client.header(get, "Authorization"))
+      assert.equal("blue", stub_client.header(get, "X-Team"))
+      for _, name in ipairs { "Authorization", "Proxy-Authorization", "X-Team", "Accept" } do
+        assert.is_nil(stub_client.header(connect, name), name)
+      end
+    end)
+  end
+
+  it("shows the proxy's password to the proxy, and not to the endpoint", function()
+    stub:set { proxy_auth = "joe:" .. PASSWORD }
+    assert(icptoken.fetch(options { proxy = make_proxy() }))
+    assert.matches("^Basic ", stub_client.header(requests_to "proxy"[1], "Proxy-Authorization"))
+    assert.is_nil(stub_client.header(requests_to "https"[1], "Proxy-Authorization"))
+  end)
+end)
+
+describe("the option", function()
+  it("no_proxy names hosts that are asked directly", function()
+    assert(icptoken.fetch(options { proxy = make_proxy(), no_proxy = "example.com,localhost" }))
+    assert_went_past_proxy()
+  end)
+
+  it("no_proxy = \"*\" names all hosts", function()
+    assert(icptoken.fetch(options { proxy = make_proxy(), no_proxy = "*" }))
+    assert_went_past_proxy()
+  end)
+
+  it("no_proxy leaves other hosts to the proxy", function()
+    assert(icptoken.fetch(options { proxy = make_proxy(), no_proxy = "example.com" }))
+    assert_went_through_proxy()
+  end)
+end)
+
+describe("the environment's proxy", function()
+  local FETCH = [[
+    local options = { host = "localhost", port = tonumber(arg[1]), cacert = arg[2], id_token_file = arg[3],
+      timeout = 10, retries = 0 }
+    for i = 4, #arg, 2 do options[arg[i] ] = arg[i + 1] end
+    local token, message, code = require "icptoken".fetch(options)
+    print(token and "token" or code, message)
+  ]]
+
+  -- Fetches in a child with no more proxy variables than those given.
+  local function fetch_with(variables, ...)
+    local environment = {}
+    for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy", "no_proxy" } do
+      environment[name], environment[name:upper()] = false, false
+    end
+    for name, value in pairs(variables) do environment[name] = value end
+    local ok, _, output = interpreter.run {
+      code = FETCH, args = { tostring(stub.port), stub.ca, stub.id_token_file, ... }, env = environment,
+    }
+    assert.is_true(ok, output)
+    return output
+  end
+
+  for _, name in ipairs { "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY" } do
+    it("is taken from " .. name, function()
+      assert.matches("^token", fetch_with { [name] = make_proxy() })
+      assert_went_through_proxy()
+    end)
+  end
+
+  for _, name in ipairs { "http_proxy", "HTTP_PROXY" } do
+    it("is not taken from " .. name, function()
+      assert.matches("^token", fetch_with { [name] = make_proxy() })
+      assert_went_past_proxy()
+    end)
+  end
+
+  for _, name in ipairs { "no_proxy", "NO_PROXY" } do
+    it("is not used for hosts in " .. name, function()
+      assert.matches("^token", fetch_with { https_proxy = make_proxy(), [name] = "localhost" })
+      assert_went_past_proxy()
+    end)
+  end
+
+  it("is turned off by proxy = \"\"", function()
+    assert.matches("^token", fetch_with({ https_proxy = make_proxy(), all_proxy = make_proxy() }, "proxy", ""))
+    assert_went_past_proxy()
+  end)
+
+  it("gives way to the option proxy", function()
+    local refusing = make_proxy(stub.ports.refuse)
+    assert.matches("^token", fetch_with({ https_proxy = refusing }, "proxy", make_proxy()))
+    assert_went_through_proxy()
+  end)
+
+  it("is not used for hosts in the option no_proxy", function()
+    assert.matches("^token", fetch_with({ https_proxy = make_proxy() }, "no_proxy", "localhost"))
+    assert_went_past_proxy()
+  end)
+
+  it("that cannot be reached is told as the proxy's failure, without its password", function()
+    local output = fetch_with { https_proxy = make_proxy(stub.ports.refuse) }
+    assert.matches("^proxy\tcannot connect to the proxy", output)
+    assert.not_matches(PASSWORD, output, 1, true)
+  end)
+end)
+
+-- Each: what is wrong, the options, the words of the message, whether another try may help.
+local FAILURES = {
+  { "a proxy that refuses connections", function()
+    return { proxy = make_proxy(stub.ports.refuse) }
+  end, "cannot connect to the proxy on the way to localhost:%d: connection refused", true },
+  { "a proxy that refuses connections on the endpoint's own port number", function()
+    return { host = "mycluster.icp", port = stub.ports.refuse, proxy = make_proxy(stub.ports.refuse) }
+  end, "cannot connect to the proxy", true },
+  { "a proxy whose name is unknown", function()
+    return { proxy = "http://joe:" .. PASSWORD .. "@no-such-proxy.invalid:3128" }
+  end, "cannot find the address of the proxy on the way to localhost:%d; check option proxy", true },
+  { "a proxy whose URL is not one", function()
+    return { proxy = "http://joe:" .. PASSWORD .. "@:99999" }
+  end, "check option proxy", true },
+  { "a proxy of an unknown kind", function()
+    return { proxy = "ftp://joe:" .. PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy }
+  end, "proxy", true },
+  { "a proxy that wants another password", function()
+    stub:set { proxy_auth = "joe:another" }
+    return { proxy = make_proxy() }
+  end, "status 407; put its user name and password into the proxy's URL", false },
+  { "a proxy that does not go there", function()
+    return { proxy = make_proxy(), host = "denied.test" }
+  end, "did not open a tunnel to denied.test:%d: it answered with status 403", false },
+  { "a proxy that cannot reach the endpoint", function()
+    return { proxy = make_proxy(), port = stub.ports.refuse }
+  end, "it answered with status 502", true },
+  { "a proxy that redirects", function()
+    local location = { "Location", "http://127.0.0.1:" .. stub.ports.http .. "/" }
+    stub:plan { listener = "proxy", status = 302, headers = { location } }
+    return { proxy = make_proxy() }
+  end, "it answered with status 302", false },
+  { "a proxy over TLS whose certificate is not trusted", function()
+    return { proxy = "https://joe:" .. PASSWORD .. "@127.0.0.1:" .. stub.ports.unknown_ca }
+  end, "proxy", false, "tls" },
+}
+
+describe("a failure of", function()
+  for _, case in ipairs(FAILURES) do
+    local what, prepare, words, retryable, wanted = case[1], case[2], case[3], case[4], case[5] or "proxy"
+
+    it(("%s is told with the code %s and says what to do"):format(what, wanted), function()
+      local changes = prepare()
+      changes.retries = 0
+      local token, message, code, details = icptoken.fetch(options(changes))
+      assert.is_nil(token)
+      assert.equal(wanted, code, message)
+      assert.matches(words:format(stub.port), message, 1, true)
+      assert.equal(retryable, details.retryable)
+      assert.is_nil(details.status)
+      assert.not_matches(PASSWORD, message, 1, true)
+      assert.same({}, requests_to "https")
+      assert.is_nil(stub:accepted().http)
+    end)
+  end
+
+  it("a proxy that may be over soon is tried again", function()
+    stub:plan { listener = "proxy", status = 503 }
+    assert(icptoken.fetch(options { proxy = make_proxy() }))
+    assert.equal(2, #requests_to "proxy")
+  end)
+
+  it("a proxy that refuses the password is not tried again", function()
+    stub:set { proxy_auth = "joe:another" }
+    local _, _, _, details = icptoken.fetch(options { proxy = make_proxy() })
+    assert.equal(1, details.attempts)
+  end)
+
+  -- each: the endpoint's name, and the address that resolve gives for it; no proxy is used, or no_proxy excludes it
+  for _, case in ipairs { { "localhost" }, { "LocalHost" }, { "127.0.0.1" }, { "::1" }, { "[::1]" },
+    { "mycluster.icp", "127.0.0.1" }, { "mycluster.icp", "::1" } } do
+    local host, address = case[1], case[2]
+
+    it(("the endpoint %s (%s) is not told as a proxy's"):format(host, address or "looked up"), function()
+      local resolve = address and { [host .. ":" .. stub.ports.refuse] = address }
+      for _, proxy in ipairs { false, make_proxy(), make_proxy(stub.ports.refuse) } do
+        local _, message, code = icptoken.fetch(options { host = host, port = stub.ports.refuse, retries = 0,
+          resolve = resolve, proxy = proxy, no_proxy = proxy and "*" })
+        assert.equal("connect", code, message)
+        assert.not_matches("proxy", message, 1, true)
+      end
+    end)
+  end
+
+  it("the endpoint behind a proxy is told as the endpoint's", function()
+    stub:plan { status = 403 }
+    local _, _, code, details = icptoken.fetch(options { proxy = make_proxy() })
+    assert.equal("forbidden", code)
+    assert.equal(403, details.status)
+  end)
+end)

@@ -1,0 +1,517 @@
+-- No message, detail, statistic or tostring holds a token, a password or an Authorization header, whatever a server
+-- says and however a call fails. Each row below is a way to fail; all that it brings is searched for all secrets.
+
+local cjson = require "cjson"
+local icptoken = require "icptoken"
+local mime = require "mime"
+local stub_client = require "support.stub"
+
+local PATH = "/image-manager/api/v1/auth/token"
+local PIECE = 16 -- no part of a secret as long as this may be seen either
+
+local OPAQUE = "0paque+ID/token~with_" .. ("Zq7."):rep(12) .. "=="
+local ANSWERED = "answered-0paque/registry+token_" .. ("Wk3."):rep(12)
+local PASSWORD = "correct/horse\"battery?staple>&+%"
+local BASIC = mime.b64("joe:" .. PASSWORD)
+local PROXY_PASSWORD = "proxy-password-of-joe"
+local PROXY_BASIC = mime.b64("joe:" .. PROXY_PASSWORD)
+local KEY_PASSWORD = "key-password-not-the-right-one"
+
+local stub
+local credentials -- by name: the options, what of them is secret, and the scheme under which the first of that is sent
+local pieces
+
+local CREDENTIALS = { "a JWT as ID token", "an opaque ID token", "a user name and password" }
+
+-- The set of all parts that are PIECE long.
+local function cut_into_pieces(secrets)
+  local set = {}
+  for _, secret in ipairs(secrets) do
+    assert(#secret >= PIECE)
+    for at = 1, #secret - PIECE + 1 do set[secret:sub(at, at + PIECE - 1)] = true end
+  end
+  return set
+end
+
+setup(function()
+  stub = stub_client.start()
+  credentials = {
+    ["a JWT as ID token"] = { options = { id_token = stub.id_token }, secrets = { stub.id_token }, scheme = "Bearer" },
+    ["an opaque ID token"] = { options = { id_token = OPAQUE }, secrets = { OPAQUE }, scheme = "Bearer" },
+    ["a user name and password"] = { options = { username = "joe", password = PASSWORD },
+      secrets = { BASIC, PASSWORD }, scheme = "Basic" },
+  }
+  pieces = cut_into_pieces { stub.id_token, OPAQUE, ANSWERED, PASSWORD, BASIC, PROXY_PASSWORD, PROXY_BASIC,
+    KEY_PASSWORD, stub.client_key_password }
+end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+-- Appends every string in a value, at every depth, keys too.
+local function collect_strings(value, strings)
+  if type(value) == "table" then
+    for name, member in pairs(value) do
+      collect_strings(name, strings)
+      collect_strings(member, strings)
+    end
+  elseif type(value) == "string" then
+    strings[#strings + 1] = value
+  end
+  return strings
+end
+
+local function find_secret(text)
+  for at = 1, #text - PIECE + 1 do
+    local piece = text:sub(at, at + PIECE - 1)
+    if pieces[piece] then return piece end
+  end
+end
+
+local function assert_hidden(what, ...)
+  for _, text in ipairs(collect_strings({ ... }, {})) do
+    local piece = find_secret(text)
+    if piece then error(("%s shows %q in %q"):format(what, piece, text), 0) end
+  end
+end
+
+local function options(changes)
+  local all = { timeout = 5, retries = 0, cacert = stub.ca }
+  if not changes.url then all.host, all.port = "localhost", stub.port end
+  for name, value in pairs(changes) do all[name] = value or nil end
+  return all
+end
+
+-- Fetches, which must fail, and searches all that comes of it. Gives the code.
+local function fail_hidden(what, client, request)
+  local token, message, code, details = client:fetch(request)
+  assert(token == nil, what .. " did not fail")
+  assert_hidden(what, message, code, details, tostring(client), client:stats())
+  return code
+end
+
+local function fail_with(what, changes, wanted)
+  local client = icptoken.new(options(changes))
+  local code = fail_hidden(what, client)
+  client:close()
+  assert_hidden(what, tostring(client))
+  assert.equal(wanted, code, what)
+end
+
+local function raise_hidden(what, call, ...)
+  local ok, problem = pcall(call, ...)
+  assert.is_false(ok, what .. " did not raise")
+  assert_hidden(what, problem)
+end
+
+-- A client over plain http, which spares hundreds of handshakes.
+local function open_client(credential)
+  local changes = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), cacert = false }
+  for name, value in pairs(credential.options) do changes[name] = value end
+  return icptoken.new(options(changes))
+end
+
+local STATUSES = { 200, 201, 400, 401, 403, 404, 408, 418, 429, 500, 502, 503, 504 }
+
+local function encode_percent(text)
+  return (text:gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
+end
+
+-- Each: how the server says it, and what it says of a secret, which it got under the scheme.
+local ECHOES = {
+  { "as a header", function(secret, scheme) return "you sent Authorization: " .. scheme .. " " .. secret end },
+  { "as a header in small letters", function(secret, scheme)
+    return "authorization:" .. scheme:lower() .. "  " .. secret
+  end },
+  { "alone", function(secret) return secret end },
+  { "twice without a gap", function(secret) return secret .. secret end },
+  { "in HTML", function(secret) return "<html><p title=\"" .. secret .. "\">" .. secret .. "</p></html>\n" end },
+  { "at the cut of a sample", function(secret) return ("x"):rep(180) .. " " .. secret end },
+  { "after control characters", function(secret) return "\0\1\r\n\27[31m" .. secret .. "\0" .. secret end },
+  { "after broken UTF-8", function(secret) return "\255\192\128" .. secret .. "\226\128" end },
+  { "in a list of errors", function(secret, scheme)
+    local entry = { code = secret, message = scheme .. " " .. secret .. " refused", detail = secret }
+    return cjson.encode { errors = { entry, entry } }
+  end },
+  { "in OAuth's error", function(secret)
+    return cjson.encode { error = secret, error_description = "for " .. secret }
+  end },
+  { "in details", function(secret) return cjson.encode { details = "for " .. secret } end },
+  { "in message", function(secret) return cjson.encode { message = ("y"):rep(190) .. secret } end },
+  { "in a JSON string", function(secret) return '"' .. secret .. '"' end },
+  { "in JSON that is cut short", function(secret) return '{"errors":[{"message":"' .. secret end },
+  { "in JSON of a form that nobody knows", function(secret, scheme)
+    return cjson.encode { headers = { authorization = scheme .. " " .. secret } }
+  end },
+  { "percent-encoded", function(secret) return "no such path: /" .. encode_percent(secret) end },
+}
+
+describe("a server that repeats", function()
+  local function echo_everywhere(name, make_body)
+    local credential = credentials[name]
+    local client = open_client(credential)
+    for _, secret in ipairs(credential.secrets) do
+      local body = make_body(secret, credential.scheme)
+      for _, status in ipairs(STATUSES) do
+        stub:plan { status = status, body = body }
+        fail_hidden("status " .. status, client)
+      end
+    end
+    client:close()
+  end
+
+  for _, name in ipairs(CREDENTIALS) do
+    for _, case in ipairs(ECHOES) do
+      it(("%s %s does not get it shown"):format(name, case[1]), function() echo_everywhere(name, case[2]) end)
+    end
+  end
+
+  it("another's JWT does not get it shown", function()
+    local other = "eyJhbGciOiJSUzI1NiJ9." .. ("Zm9vYmFy"):rep(20) .. "." .. ("c2lnbmF0"):rep(20)
+    local client = open_client(credentials["an opaque ID token"])
+    for _, status in ipairs(STATUSES) do
+      stub:plan { status = status, body = "for " .. other .. "!" }
+      local _, message, _, details = client:fetch()
+      for _, text in ipairs(collect_strings({ message, details }, {})) do
+        assert.not_matches("Zm9vYmFy", text, 1, true)
+        assert.not_matches("c2lnbmF0", text, 1, true)
+      end
+    end
+    client:close()
+  end)
+
+  it("the credential of a single request does not get it shown", function()
+    local client = open_client(credentials["a JWT as ID token"])
+    stub:plan({ status = 403, body = "not " .. OPAQUE }, { status = 403, body = "not " .. PASSWORD })
+    fail_hidden("ID token", client, { id_token = OPAQUE })
+    fail_hidden("password", client, { username = "joe", password = PASSWORD })
+    client:close()
+  end)
+
+  it("the credential in its head does not get it shown", function()
+    for _, name in ipairs(CREDENTIALS) do
+      local credential = credentials[name]
+      local client = open_client(credential)
+      for _, secret in ipairs(credential.secrets) do
+        for _, header in ipairs { "Retry-After", "Date", "WWW-Authenticate", "Content-Type", "X-Debug" } do
+          stub:plan { status = 401, body = "", headers = { { header, credential.scheme .. " " .. secret } } }
+          fail_hidden(header, client)
+        end
+        stub:plan { raw = "HTTP/1.1 500 " .. secret .. "\r\nContent-Length: 0\r\n\r\n" }
+        fail_hidden("reason phrase", client)
+        stub:plan { raw = secret .. "\r\n\r\n" }
+        fail_hidden("status line", client)
+      end
+      client:close()
+    end
+  end)
+end)
+
+describe("a redirect to a place that holds the credential", function()
+  local PLACES = {
+    { "as its path", "https://login.example/%s" },
+    { "as its query", "https://login.example/path?token=%s" },
+    { "as its fragment", "https://login.example/path#%s" },
+    { "as its user", "https://%s@login.example/" },
+    { "as its password", "https://joe:%s@login.example/" },
+    { "and has no scheme", "//joe:%s@login.example/%s" },
+    { "and is relative", "%s/%s" },
+  }
+
+  local function redirect_to(place, spell)
+    for _, name in ipairs(CREDENTIALS) do
+      local client = open_client(credentials[name])
+      for _, secret in ipairs(credentials[name].secrets) do
+        stub:plan { redirect = (place:gsub("%%s", function() return spell(secret) end)) }
+        assert.equal("redirect", fail_hidden(name, client))
+      end
+      client:close()
+    end
+  end
+
+  for _, case in ipairs(PLACES) do
+    it(case[1] .. " does not get it shown", function()
+      redirect_to(case[2], tostring)
+    end)
+
+    it(case[1] .. ", percent-encoded, does not get it shown", function() redirect_to(case[2], encode_percent) end)
+  end
+
+  -- wherever the header's value is cut, inside an escape too
+  for _, spell in ipairs { encode_percent, tostring } do
+    local how = spell == encode_percent and ", percent-encoded," or ""
+
+    it("and is longer than what is kept of a header" .. how .. " does not get it shown", function()
+      local long = ("Zq+7."):rep(300)
+      local client = icptoken.new(options { id_token = long })
+      for padding = 1, 8 do
+        stub:plan { redirect = "https://login.example/" .. ("p"):rep(padding) .. "/" .. spell(long) }
+        local _, message, code = client:fetch()
+        assert.equal("redirect", code)
+        assert.not_matches("7.Z", message, 1, true)
+      end
+      client:close()
+    end)
+  end
+
+  it("of somebody else, with a user longer than what is kept of a header, does not get it shown", function()
+    stub:plan { redirect = "https://joe:" .. ("stranger"):rep(100) .. "@login.example/" }
+    local _, message, code = icptoken.fetch(options { id_token = OPAQUE })
+    assert.equal("redirect", code)
+    assert.not_matches("stranger", message, 1, true)
+  end)
+end)
+
+describe("a token that was answered is not shown", function()
+  local function fail_on_answers(orders, code)
+    local client = open_client(credentials["a JWT as ID token"])
+    for i, order in ipairs(orders) do
+      stub:plan(order)
+      local got = fail_hidden("answer " .. i, client)
+      if code then assert.equal(code, got) end
+    end
+    client:close()
+  end
+
+  it("when its life makes no sense", function()
+    local orders = {}
+    for _, expires_in in ipairs { -1, "soon", {} } do
+      orders[#orders + 1] = { token = ANSWERED, expires_in = expires_in }
+    end
+    fail_on_answers(orders, "invalid_response")
+  end)
+
+  it("when it has ended", function()
+    fail_on_answers({ { expires_in = 0.5, token = ANSWERED, extra = { access_token = ANSWERED } },
+      { claims = { iat_in = -100, exp_in = -50 } } })
+  end)
+
+  it("when it is not of the form of a token", function()
+    fail_on_answers({ { token = ANSWERED .. " and more" }, { token = { ANSWERED } }, { token = ANSWERED .. "\n" } },
+      "invalid_response")
+  end)
+
+  -- each: the JSON around the token
+  for _, form in ipairs {
+    '{"token":"%s","expires_in":1800', '{"token":"%s","expires_in":}', '{"expires_in":1e400,"token":"%s"}',
+    '{"access_token":"%s"}}', '{"refresh_token": "%s",,}', '{ "token" :\n"%s", nil}', "token=%s&expires_in=1800",
+    "{'token': '%s'}", '{"body":"{\\"token\\":\\"%s\\"}"', "ID token:  %s\n",
+  } do
+    it("when the answer is no JSON: " .. form:gsub("\n", " "), function()
+      local client = open_client(credentials["a JWT as ID token"])
+      for _, token in ipairs { stub.id_token, ANSWERED } do
+        stub:plan { status = 200, body = (form:gsub("%%s", function() return token end)) }
+        assert.equal("invalid_response", fail_hidden(form, client))
+      end
+      client:close()
+    end)
+  end
+
+  it("when the answer is cut short", function()
+    for _, framing in ipairs { "length", "chunked", "close" } do
+      local order = { token = ANSWERED, framing = framing }
+      local length = stub:render(order).length
+      local client = open_client(credentials["a JWT as ID token"])
+      for cut = length - 120, length - 3, 9 do
+        stub:plan { token = ANSWERED, framing = framing, cut = cut }
+        assert.equal("network", fail_hidden(framing .. " cut at " .. cut, client))
+      end
+      client:close()
+    end
+  end)
+
+  it("when the answer is too large", function()
+    stub:plan { token = ANSWERED }
+    fail_with("too large", { id_token = stub.id_token, max_body_bytes = 40 }, "too_large")
+  end)
+end)
+
+-- Each: how it fails, the options (with every secret that can be among them), the code.
+local function list_connection_failures()
+  local proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:"
+  local through = proxy .. stub.ports.proxy
+  local wrong_key = { cert = stub.client_cert, key = stub.client_encrypted_key, key_password = KEY_PASSWORD }
+  return {
+    { "unknown CA", { port = stub.ports.unknown_ca }, "tls" },
+    { "wrong host", { port = stub.ports.wrong_host }, "tls" },
+    { "expired certificate", { port = stub.ports.expired }, "tls" },
+    { "old TLS", { port = stub.ports.tls11 }, "tls" },
+    { "wrong pin", { pinned_public_key = "sha256//" .. ("A"):rep(43) .. "=" }, "tls" },
+    { "no client certificate", { port = stub.ports.client_cert }, "tls" },
+    { "wrong key password", wrong_key, "tls" },
+    { "no TLS there", { port = stub.ports.banner }, "tls" },
+    { "unreadable CA", { cacert = "/nonexistent/ca.pem" }, "tls" },
+    { "port refuses", { port = stub.ports.refuse }, "connect" },
+    { "unknown name", { host = "no-such-host.invalid" }, "resolve" },
+    { "nobody answers", { port = stub.ports.hang, timeout = 0.2 }, "timeout" },
+    { "proxy refuses connections", { proxy = proxy .. stub.ports.refuse }, "proxy" },
+    { "proxy speaks no HTTP", { proxy = proxy .. stub.ports.https }, "network" },
+    { "proxy says nothing", { proxy = proxy .. stub.ports.hang, timeout = 0.2 }, "timeout" },
+    { "proxy refuses the tunnel", { proxy = through, host = "denied.test" }, "proxy" },
+    { "proxy cannot get there", { proxy = through, port = stub.ports.refuse }, "proxy" },
+    { "unknown CA behind a proxy", { proxy = through, port = stub.ports.unknown_ca }, "tls" },
+    { "unknown proxy", { proxy = "http://joe:" .. PROXY_PASSWORD .. "@no-such-host.invalid:3128" }, "proxy" },
+    { "proxy URL with a space", { proxy = "http://joe:" .. PROXY_PASSWORD .. " x@127.0.0.1:1" }, "proxy" },
+    { "proxy URL without a host", { proxy = "http://joe:" .. PROXY_PASSWORD .. "@:1" }, "proxy" },
+    { "proxy of an unknown kind", { proxy = "ftp://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:1" }, "proxy" },
+    { "proxy with a bad port", { proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:99999" }, "proxy" },
+    { "proxy over TLS", { proxy = "https://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:" .. stub.ports.unknown_ca },
+      "tls" },
+  }
+end
+
+describe("a connection that fails shows no secret", function()
+  for _, name in ipairs(CREDENTIALS) do
+    it("with " .. name, function()
+      for _, case in ipairs(list_connection_failures()) do
+        local changes = {}
+        for option, value in pairs(case[2]) do changes[option] = value end
+        for option, value in pairs(credentials[name].options) do changes[option] = value end
+        fail_with(case[1], changes, case[3])
+      end
+    end)
+  end
+
+  it("when the proxy repeats its password", function()
+    for _, status in ipairs { 302, 403, 407, 500 } do
+      local said = PROXY_PASSWORD .. " " .. PROXY_BASIC
+      stub:plan { listener = "proxy", status = status, body = said, headers = { { "Location", "https://" .. said },
+        { "Proxy-Authenticate", 'Basic realm="' .. said .. '"' } } }
+      fail_with("status " .. status, { id_token = OPAQUE,
+        proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy }, "proxy")
+    end
+  end)
+
+  it("when the endpoint learns of the proxy's or the key's password and repeats it", function()
+    stub:plan { status = 403, body = PROXY_PASSWORD .. " " .. stub.client_key_password }
+    local client = icptoken.new(options { id_token = OPAQUE, cert = stub.client_cert, key = stub.client_encrypted_key,
+      key_password = stub.client_key_password,
+      proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy })
+    local _, message = client:fetch()
+    assert_hidden("the endpoint", message)
+    client:close()
+  end)
+end)
+
+describe("the endpoint's query", function()
+  it("is shown nowhere", function()
+    local client = icptoken.new { url = ("https://localhost:%d%s?key=%s"):format(stub.port, PATH, ANSWERED),
+      cacert = stub.ca, id_token = OPAQUE, retries = 0 }
+    for _, order in ipairs { { status = 404 }, { status = 500 }, { redirect = "/" }, { ["end"] = "reset", cut = 0 } } do
+      stub:plan(order)
+      fail_hidden("query", client)
+    end
+    client:close()
+  end)
+end)
+
+describe("a credential that cannot be sent", function()
+  local function write_file(content)
+    local path = os.tmpname()
+    local file = assert(io.open(path, "wb"))
+    file:write(content)
+    file:close()
+    return path
+  end
+
+  for _, bad in ipairs { OPAQUE .. " " .. OPAQUE, OPAQUE .. "\1", "ID token: " .. OPAQUE, "Basic " .. OPAQUE } do
+    it("is not shown: " .. ("%q"):format((bad:gsub("0paque%S*", "…"))), function()
+      fail_with("ID token", { id_token = bad }, "invalid_credential")
+      local path = write_file(bad)
+      fail_with("file", { id_token_file = path }, "invalid_credential")
+      os.remove(path)
+    end)
+  end
+
+  it("is not shown when it was taken for the name of a file", function()
+    fail_with("file name", { id_token_file = stub.id_token }, "invalid_credential")
+  end)
+end)
+
+describe("a call that raises shows no secret", function()
+  -- each: what is wrong, the options
+  local function list_mistakes()
+    return {
+      { "a user in the url", { url = "https://joe:" .. PROXY_PASSWORD .. "@localhost/", anonymous = true } },
+      { "a user in the host", { host = "joe:" .. PROXY_PASSWORD .. "@localhost", anonymous = true } },
+      { "a token in the host", { host = OPAQUE, anonymous = true } },
+      { "a token in the path", { host = "h", path = "/x?token=" .. OPAQUE, anonymous = true } },
+      { "a token as a path", { host = "h", path = OPAQUE, anonymous = true } },
+      { "a fragment", { url = "https://localhost/#" .. OPAQUE, anonymous = true } },
+      { "another scheme", { url = "ftp://joe:" .. PROXY_PASSWORD .. "@localhost/" .. OPAQUE, anonymous = true } },
+      { "two credentials", { host = "h", id_token = OPAQUE, username = "joe", password = PASSWORD } },
+      { "a password alone", { host = "h", password = PASSWORD } },
+      { "a colon in the user name", { host = "h", username = "joe:" .. PASSWORD, password = PASSWORD } },
+      { "a control character in the password", { host = "h", username = "joe", password = PASSWORD .. "\n" } },
+      { "a list as password", { host = "h", username = "joe", password = { PASSWORD } } },
+      { "a list as ID token", { host = "h", id_token = { OPAQUE } } },
+      { "an Authorization header", { host = "h", anonymous = true, headers = { Authorization = OPAQUE } } },
+      { "a header's value with a line break", { host = "h", id_token = OPAQUE, headers = { X = OPAQUE .. "\r\n" } } },
+      { "a header's name with a space", { host = "h", id_token = OPAQUE, headers = { ["X " .. OPAQUE] = "x" } } },
+      { "a control character in the proxy", { host = "h", id_token = OPAQUE, proxy = PROXY_PASSWORD .. "\n" } },
+      { "a proxy beside http", { url = "http://localhost/", id_token = OPAQUE,
+        proxy = "http://joe:" .. PROXY_PASSWORD .. "@p" } },
+      { "a control character in the key password", { host = "h", id_token = OPAQUE,
+        key_password = KEY_PASSWORD .. "\n" } },
+      { "a key without a certificate", { host = "h", id_token = OPAQUE, key = "k", key_password = KEY_PASSWORD } },
+      { "no address", { host = "h", id_token = OPAQUE, resolve = { ["h:1"] = OPAQUE } } },
+      { "no key of an address", { host = "h", id_token = OPAQUE, resolve = { [OPAQUE] = "127.0.0.1" } } },
+      { "no TLS version", { host = "h", id_token = OPAQUE, tls_min = OPAQUE } },
+      { "no number", { host = "h", id_token = OPAQUE, timeout = OPAQUE } },
+      { "no port", { host = "h", id_token = OPAQUE, port = OPAQUE } },
+      { "no list", { host = "h", id_token = OPAQUE, scope = { [OPAQUE] = OPAQUE } } },
+      { "an unknown option", { host = "h", id_token = OPAQUE, passwort = PASSWORD } },
+      { "a misplaced value", { host = "h", OPAQUE } },
+      { "a token as the name of an option", { host = "h", [stub.id_token] = true } },
+    }
+  end
+
+  it("when the options are wrong", function()
+    for _, case in ipairs(list_mistakes()) do
+      raise_hidden(case[1], icptoken.new, case[2])
+      raise_hidden(case[1], icptoken.fetch, case[2])
+    end
+  end)
+
+  it("when the options are no table", function()
+    raise_hidden("new", icptoken.new, OPAQUE)
+    raise_hidden("fetch", icptoken.fetch, OPAQUE)
+    raise_hidden("decode", icptoken.decode, { OPAQUE })
+  end)
+
+  it("when a request is wrong", function()
+    local client = icptoken.new(options { id_token = OPAQUE })
+    for _, request in ipairs {
+      { id_token = OPAQUE, timeout = 0 }, { id_token = OPAQUE, username = "joe", password = PASSWORD },
+      { password = PASSWORD }, { username = "joe", password = PASSWORD .. "\0" }, { id_token_file = OPAQUE },
+      { cacert = OPAQUE }, { tokn = OPAQUE }, { OPAQUE }, OPAQUE,
+    } do
+      raise_hidden("request", client.fetch, client, request)
+    end
+    client:close()
+  end)
+end)
+
+describe("decode shows no secret", function()
+  it("of a string that is no JWT", function()
+    for _, text in ipairs { OPAQUE, stub.id_token:sub(1, -400), stub.id_token .. "." .. OPAQUE, "Bearer " .. OPAQUE,
+      "x." .. mime.b64(OPAQUE):gsub("[+/=]", "") .. ".x" } do
+      local decoded, message, code, details = icptoken.decode(text)
+      assert.is_nil(decoded)
+      assert_hidden("decode", message, code, details)
+    end
+  end)
+end)
+
+describe("a client that works", function()
+  it("shows no secret in tostring or stats", function()
+    local client = icptoken.new(options { username = stub.username, password = stub.password,
+      cert = stub.client_cert, key = stub.client_encrypted_key, key_password = stub.client_key_password,
+      proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy })
+    local token = assert(client:fetch())
+    assert_hidden("the client", tostring(client), client:stats())
+    for _, text in ipairs(collect_strings({ tostring(client), client:stats() }, {})) do
+      assert.not_matches(token.token, text, 1, true)
+    end
+    client:close()
+  end)
+end)

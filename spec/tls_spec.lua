@@ -1,0 +1,341 @@
+-- TLS: whom a client trusts, what it says when it does not, and how it shows a certificate of its own.
+
+local icptoken = require "icptoken"
+local interpreter = require "support.interpreter"
+local stub_client = require "support.stub"
+
+local WRONG_PIN = "sha256//" .. ("A"):rep(43) .. "="
+
+local stub
+local made_paths
+
+local function options(changes)
+  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 10 }
+  for name, value in pairs(changes or {}) do all[name] = value or nil end
+  return all
+end
+
+local function accept(changes)
+  local token, message = icptoken.fetch(options(changes))
+  assert.is_nil(message)
+  assert.is_string(token.token)
+end
+
+local function refuse(changes, ...)
+  local token, message, code, details = icptoken.fetch(options(changes))
+  assert.is_nil(token)
+  assert.equal("tls", code, message)
+  for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
+  assert.is_false(details.retryable)
+  assert.equal(1, details.attempts)
+end
+
+local function read_file(path)
+  local file = assert(io.open(path, "rb"))
+  local content = file:read "*a"
+  file:close()
+  return content
+end
+
+local function write_file(path, content)
+  local file = assert(io.open(path, "wb"))
+  assert(file:write(content))
+  assert(file:close())
+end
+
+local function make_path(content)
+  local path = os.tmpname()
+  table.insert(made_paths, path)
+  if content then write_file(path, content) end
+  return path
+end
+
+local function make_directory()
+  local path = make_path()
+  os.remove(path)
+  assert(os.execute("mkdir -m 700 " .. interpreter.quote(path)))
+  return path
+end
+
+local function run(command)
+  local process = assert(io.popen(command .. " 2>&1"))
+  local output = process:read "*a"
+  process:close()
+  return output
+end
+
+-- A directory that holds the CA as OpenSSL looks for one: under the hash of its subject.
+local function make_hashed_directory(ca)
+  local directory = make_directory()
+  local hash = run("openssl x509 -noout -hash -in " .. interpreter.quote(ca)):match "^%x+"
+  write_file(directory .. "/" .. assert(hash, "openssl gave no hash") .. ".0", read_file(ca))
+  return directory
+end
+
+setup(function()
+  stub = stub_client.start()
+  made_paths = {}
+end)
+
+teardown(function()
+  stub:stop()
+  for _, path in ipairs(made_paths) do os.execute("rm -rf " .. interpreter.quote(path)) end
+end)
+
+before_each(function() stub:reset() end)
+
+-- Each: the listener with the bad certificate, and the mend that the message must name.
+local BAD_CERTIFICATES = {
+  { "from an unknown CA", "unknown_ca", "no CA in %s has signed it" },
+  { "for another host", "wrong_host", "use a name that the certificate holds as host" },
+  { "that has expired", "expired", "have it renewed, or check this machine's clock" },
+}
+
+describe("a certificate #short", function()
+  it("is accepted when the given CA has signed it", function() accept() end)
+
+  for _, case in ipairs(BAD_CERTIFICATES) do
+    local what, listener, mend = case[1], case[2], case[3]
+
+    it(what .. " is refused with its mend, and no request is sent", function()
+      local port = stub.ports[listener]
+      refuse({ port = port }, "localhost:" .. port, mend:format(stub.ca))
+      assert.same({}, stub:requests())
+    end)
+
+    it(what .. " is accepted with insecure = true", function()
+      accept { port = stub.ports[listener], insecure = true, cacert = false }
+      assert.equal(listener, stub:last().listener)
+    end)
+  end
+
+  it("of a private CA is refused when no CA is given, and the message says how to give it", function()
+    refuse({ cacert = false }, "pass cacert = the cluster's CA")
+  end)
+
+  it("is verified again by a client that is not insecure, after one that is", function()
+    accept { port = stub.ports.unknown_ca, insecure = true }
+    refuse { port = stub.ports.unknown_ca }
+  end)
+
+  it("is verified over HTTP/2 as well", function()
+    refuse({ port = stub.ports.unknown_ca, http_version = "2" }, stub.ca)
+  end)
+end)
+
+describe("a TLS version", function()
+  local MEND = "the server speaks no TLS version that tls_min allows"
+
+  it("older than 1.2 is refused", function()
+    refuse({ port = stub.ports.tls11 }, "localhost:" .. stub.ports.tls11, MEND)
+  end)
+
+  it("older than 1.2 is refused with insecure = true too", function()
+    refuse({ port = stub.ports.tls11, insecure = true }, MEND)
+  end)
+
+  it("of 1.2 is accepted by default, and with tls_min = \"1.2\"", function()
+    for _, tls_min in ipairs { false, "1.2" } do
+      accept { port = stub.ports.tls12, tls_min = tls_min }
+      assert.equal("1.2", stub:last().tls)
+    end
+  end)
+
+  it("of 1.2 is refused with tls_min = \"1.3\"", function()
+    refuse({ port = stub.ports.tls12, tls_min = "1.3" }, MEND)
+  end)
+
+  it("of 1.3 is used with tls_min = \"1.3\"", function()
+    accept { tls_min = "1.3" }
+    assert.equal("1.3", stub:last().tls)
+  end)
+end)
+
+describe("a pinned public key", function()
+  it("that is the server's is accepted", function()
+    accept { pinned_public_key = stub.pin }
+  end)
+
+  it("that is the server's does not make up for an unknown CA", function()
+    refuse { pinned_public_key = stub.pin, cacert = stub.other_ca }
+  end)
+
+  it("that is another one is refused, and the message says what to change", function()
+    refuse({ pinned_public_key = WRONG_PIN }, "is not the pinned one", "change pinned_public_key")
+    assert.same({}, stub:requests())
+  end)
+
+  it("holds with insecure = true as well", function()
+    refuse({ pinned_public_key = WRONG_PIN, insecure = true }, "change pinned_public_key")
+    accept { pinned_public_key = stub.pin, insecure = true, cacert = false }
+  end)
+end)
+
+describe("a client certificate", function()
+  local function with_certificate(changes)
+    local all = { port = stub.ports.client_cert, cert = stub.client_cert, key = stub.client_key }
+    for name, value in pairs(changes or {}) do all[name] = value end
+    return all
+  end
+
+  it("is sent when the server asks for one", function()
+    accept(with_certificate())
+    assert.equal("stub client", stub:last().client_cert)
+  end)
+
+  it("is not sent to a server that does not ask", function()
+    accept(with_certificate { port = stub.port })
+    assert.is_false(stub:last().client_cert)
+  end)
+
+  it("that is missing is refused by the server, and the message says what to pass", function()
+    refuse({ port = stub.ports.client_cert }, "pass cert and key")
+  end)
+
+  it("may have its key in the same file", function()
+    local both = make_path(read_file(stub.client_cert) .. read_file(stub.client_key))
+    accept(with_certificate { cert = both, key = false })
+    assert.equal("stub client", stub:last().client_cert)
+  end)
+
+  it("may have an encrypted key", function()
+    accept(with_certificate { key = stub.client_encrypted_key, key_password = stub.client_key_password })
+    assert.equal("stub client", stub:last().client_cert)
+  end)
+
+  it("with a wrong key_password is refused", function()
+    refuse(with_certificate { key = stub.client_encrypted_key, key_password = "not this one" },
+      stub.client_encrypted_key, "a wrong key_password")
+  end)
+
+  it("with an encrypted key and no key_password is refused, and nobody is asked for one", function()
+    local ok, _, output = interpreter.run {
+      timeout = 20,
+      code = [[
+        local icptoken = require "icptoken"
+        local port, cacert, cert, key = arg[1], arg[2], arg[3], arg[4]
+        local _, message, code = icptoken.fetch { host = "localhost", port = tonumber(port), cacert = cacert,
+          anonymous = true, cert = cert, key = key, timeout = 10 }
+        print(code, message)
+      ]],
+      args = { tostring(stub.ports.client_cert), stub.ca, stub.client_cert, stub.client_encrypted_key },
+    }
+    assert.is_true(ok, output)
+    assert.matches("^tls\tcannot use the client certificate", output)
+    assert.not_matches("pass phrase", output, 1, true)
+  end)
+
+  it("with the key of another is refused", function()
+    refuse(with_certificate { key = stub.server_key }, stub.server_key, "they do not belong together")
+  end)
+
+  it("that is a file of something else is refused", function()
+    refuse(with_certificate { cert = stub.id_token_file }, stub.id_token_file, "a wrong format")
+  end)
+end)
+
+describe("a file that cannot be read is named in the message", function()
+  local MISSING = "/nonexistent/icptoken.pem"
+
+  for _, name in ipairs { "cacert", "capath", "cert", "key" } do
+    it("as " .. name, function()
+      local changes = { cert = name == "key" and stub.client_cert, [name] = MISSING }
+      if name == "capath" then changes.cacert = false end
+      refuse(changes, "cannot read", MISSING)
+      assert.same({}, stub:requests())
+    end)
+  end
+
+  it("as a cacert that holds no certificate", function()
+    refuse({ cacert = stub.id_token_file }, "or it holds no CA", stub.id_token_file)
+  end)
+
+  it("as a cacert that is a directory", function()
+    refuse({ cacert = stub.dir }, stub.dir)
+  end)
+end)
+
+describe("a directory of CAs", function()
+  it("is searched by the hash of the subject", function()
+    accept { cacert = false, capath = make_hashed_directory(stub.ca) }
+  end)
+
+  it("without the server's CA is refused, and the message names it", function()
+    local directory = make_hashed_directory(stub.other_ca)
+    refuse({ cacert = false, capath = directory }, directory, "hashed")
+  end)
+
+  it("is used beside cacert", function()
+    accept { cacert = stub.other_ca, capath = make_hashed_directory(stub.ca) }
+  end)
+end)
+
+describe("a CA file that changes on disk", function()
+  it("is honoured at the next connection of the same client", function()
+    local path = make_path(read_file(stub.ca))
+    local client = icptoken.new(options { cacert = path })
+    stub:plan { keep_alive = false }
+    assert(client:fetch())
+
+    write_file(path, read_file(stub.other_ca))
+    local token, message, code = client:fetch()
+    assert.is_nil(token)
+    assert.equal("tls", code)
+    assert.matches(path, message, 1, true)
+
+    write_file(path, read_file(stub.ca))
+    assert(client:fetch())
+    client:close()
+  end)
+end)
+
+-- A child that sees another directory in the place of the system's store, in a mount namespace of its own.
+describe("the system's store", function()
+  local STORE = "/etc/ssl/certs"
+  local FETCH = [[
+    local icptoken = require "icptoken"
+    local token, message, code = icptoken.fetch { host = "localhost", port = tonumber(arg[1]),
+      id_token_file = arg[2], [arg[3] or "timeout"] = arg[4] or 10 }
+    print(token and "token" or code, message)
+  ]]
+  local isolate, store, script
+
+  -- Root needs no user namespace, which some machines forbid; others need one.
+  local function find_isolation()
+    for _, command in ipairs { "unshare --mount", "unshare --map-root-user --mount" } do
+      if run(command .. " true && echo works"):match "works" then return command end
+    end
+  end
+
+  local function fetch_in_child(...)
+    local child = interpreter.command(script, tostring(stub.port), stub.id_token_file, ...)
+    local mount = ("mount --bind %s %s"):format(interpreter.quote(store), STORE)
+    return run(isolate .. " sh -c " .. interpreter.quote(mount .. " && " .. child))
+  end
+
+  setup(function()
+    isolate = find_isolation()
+    store = make_hashed_directory(stub.ca)
+    write_file(store .. "/ca-certificates.crt", read_file(stub.ca))
+    script = make_path(FETCH)
+  end)
+
+  local function it_in_child(sentence, check)
+    it(sentence, function()
+      if not isolate then pending "this machine permits no mount namespace" end
+      check()
+    end)
+  end
+
+  it_in_child("is trusted when neither cacert nor capath is given", function()
+    assert.matches("^token", fetch_in_child())
+  end)
+
+  it_in_child("is not trusted beside a cacert", function()
+    assert.matches("^tls\t.*no CA in " .. stub.other_ca:gsub("%p", "%%%0"), fetch_in_child("cacert", stub.other_ca))
+  end)
+
+  it_in_child("is not trusted beside a capath", function()
+    assert.matches("^tls\t.*no CA in ", fetch_in_child("capath", make_hashed_directory(stub.other_ca)))
+  end)
+end)
