@@ -29,12 +29,25 @@ static struct span header_value(const char *line, size_t length, const char *nam
   return value;
 }
 
-/* A value that does not fit is not kept: half a value could hide that it holds a secret. */
-static void keep_value(struct span value, char *room, size_t size, const char *too_long) {
-  if (value.start == NULL) return;
-  if (value.length >= size) value = (struct span){too_long, strlen(too_long)};
+/* A value that does not fit is not kept. */
+static void keep_value(struct span value, char *room, size_t size) {
+  if (value.start == NULL || value.length >= size) return;
   memcpy(room, value.start, value.length);
   room[value.length] = '\0';
+}
+
+/* Of a Location that does not fit, scheme and host are kept alone: half a path could hide that it
+ * holds a secret. */
+static void keep_location(struct answer *answer, struct span value) {
+  static const char too_long[] = "a place too long to show";
+  if (value.start != NULL && value.length >= sizeof answer->location) {
+    const char *path = memchr(value.start, '/', 10); /* of "https://", if that is how it begins */
+    if (path != NULL && path[1] == '/') path = memchr(path + 2, '/', TRANSFER_VALUE_SIZE / 2);
+    bool named = path != NULL && path[0] == '/' && path > value.start;
+    value = named ? (struct span){value.start, (size_t)(path - value.start) + 1}
+                  : (struct span){too_long, sizeof too_long - 1};
+  }
+  keep_value(value, answer->location, sizeof answer->location);
 }
 
 /* A status line begins an answer: an interim one, a proxy's to CONNECT, or the one asked for. Only
@@ -61,12 +74,11 @@ static void read_header(struct answer *answer, const char *line, size_t length) 
     if (value.start != NULL) answer->date = lifetime_read_http_date(value.start, value.length);
     break;
   case 'l':
-    keep_value(header_value(line, length, "location"), answer->location, sizeof answer->location,
-               "a place whose name is too long to show");
+    keep_location(answer, header_value(line, length, "location"));
     break;
   case 'r':
     keep_value(header_value(line, length, "retry-after"), answer->retry_after,
-               sizeof answer->retry_after, "");
+               sizeof answer->retry_after);
     break;
   default:
     break;
