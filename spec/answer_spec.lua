@@ -1,0 +1,528 @@
+-- How an answer is read: which token it gives, how long that token is good and when to renew it, and what is no
+-- usable answer at all.
+
+local cases = require "support.cases"
+local icptoken = require "icptoken"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+
+-- The server's clock in most rows, years behind this machine's, and the epoch second it stands for.
+local DATE, EPOCH = "Thu, 30 Nov 2017 05:24:21 GMT", 1512019461
+local MOST_SECONDS = 2147483647
+
+local stub
+local client
+
+setup(function()
+  stub = stub_client.start()
+  client = icptoken.new(cases.options(stub))
+end)
+
+teardown(function()
+  client:close()
+  stub:stop()
+end)
+
+before_each(function() stub:reset() end)
+
+local function fetch_body(body, date)
+  stub:plan { status = 200, body = body, date = date }
+  return client:fetch()
+end
+
+local function read(body, date)
+  return assert(fetch_body(body, date))
+end
+
+-- The failure is no invitation to ask again, and comes after one attempt.
+local function refuse(code, body, date)
+  local message, details = cases.check_failure(code, { stub.id_token }, fetch_body(body, date))
+  assert.matches("localhost:" .. stub.port, message, 1, true)
+  assert.equal(200, details.status)
+  assert.equal(1, details.attempts)
+  return message, details
+end
+
+-- A token's life in seconds, from its epoch fields, is this long; those are rounded down, and fetching takes time.
+local function assert_life(seconds, token)
+  local life = token.expires_at - token.received_at
+  assert.is_true(life <= seconds and life >= seconds - 5, ("lives %d s, not %d s"):format(life, seconds))
+end
+
+local function assert_integer(wanted, number)
+  assert.equal(wanted, number)
+  if math.type then assert.equal("integer", math.type(number)) end
+end
+
+-- Each: what, the members of the object, the token (nil: none that is usable).
+local TOKENS = {
+  { "token", [["token":"abc"]], "abc" },
+  { "access_token when it is alone", [["access_token":"abc"]], "abc" },
+  { "token when both are there", [["access_token":"other","token":"abc"]], "abc" },
+  { "access_token when token is null", [["token":null,"access_token":"abc"]], "abc" },
+  { "token when access_token is of a wrong type", [["token":"abc","access_token":5]], "abc" },
+  { "any b64token", [["token":"AZaz09-._~+/"]], "AZaz09-._~+/" },
+  { "a b64token with padding", [["token":"abc=="]], "abc==" },
+  { "a long one", '"token":"' .. ("x"):rep(65536) .. '"', ("x"):rep(65536) },
+  { "one that is written with escapes", [["token":"\u0061\/c"]], "a/c" },
+  { "neither", [["expires_in":60]] },
+  { "both null", [["token":null,"access_token":null]] },
+  { "an empty token", [["token":""]] },
+  { "an empty access_token", [["access_token":""]] },
+  { "an empty token beside an access_token", [["token":"","access_token":"abc"]] },
+  { "a token of a wrong type beside an access_token", [["token":5,"access_token":"abc"]] },
+  { "a number", [["token":123]] },
+  { "a boolean", [["token":true]] },
+  { "a list", [["token":["abc"] ]] },
+  { "an object", [["token":{"token":"abc"}]] },
+  { "a space inside", [["token":"a b"]] },
+  { "a space around", [["token":" abc"]] },
+  { "a line end", [["token":"abc\r\nX: y"]] },
+  { "a NUL", [["token":"abc\u0000"]] },
+  { "a letter beyond ASCII", [["token":"caf\u00e9"]] },
+  { "a quote", [["token":"a\"b"]] },
+  { "padding inside", [["token":"a=b"]] },
+  { "padding alone", [["token":"=="]] },
+  { "a name in capitals", [["Token":"abc"]] },
+  { "a token further down", [["data":{"token":"abc"}]] },
+}
+
+describe("the token #short", function()
+  for _, case in ipairs(TOKENS) do
+    local what, members, wanted = case[1], case[2], case[3]
+
+    if wanted then
+      it("is " .. what, function()
+        assert.equal(wanted, read("{" .. members .. "}").token)
+      end)
+    else
+      it("is not there with " .. what, function()
+        local _, details = refuse("invalid_response", "{" .. members .. "}")
+        assert.is_false(details.retryable)
+      end)
+    end
+  end
+
+  it("stands beside the access_token that it was taken from", function()
+    assert.equal("abc", read('{"access_token":"abc"}').access_token)
+  end)
+
+  it("stands beside the access_token that differs from it", function()
+    assert.equal("other", read('{"access_token":"other","token":"abc"}').access_token)
+  end)
+
+  it("of one answer is not that of the next", function()
+    assert.equal("first", read('{"token":"first","extra":1}').token)
+    local token = read '{"token":"second"}'
+    assert.equal("second", token.token)
+    assert.is_nil(token.extra)
+  end)
+end)
+
+-- Each: what, the JSON of expires_in (nil: absent), the number of seconds (nil: the answer is not usable).
+local LIFETIMES = {
+  { "absent", nil, 60 }, { "null", "null", 60 }, { "zero", "0", 60 }, { "a zero with a fraction", "0.0", 60 },
+  { "a quoted zero", '"0"', 60 }, { "one", "1", 1 }, { "a number", "1800", 1800 },
+  { "a number with a fraction of zero", "1800.0", 1800 }, { "a number with an exponent", "1.8e3", 1800 },
+  { "quoted", '"1800"', 1800 }, { "a quoted fraction", '"99.9"', 99 },
+  { "a fraction", "1800.999", 1800 }, { "the most", "2147483647", MOST_SECONDS },
+  { "more than the most", "2147483648", MOST_SECONDS }, { "huge", "1e300", MOST_SECONDS },
+  { "quoted and huge", '"1e200"', MOST_SECONDS },
+  { "negative", "-1" }, { "a negative fraction", "-0.5" }, { "quoted and negative", '"-60"' },
+  { "not finite", "1e400" }, { "not finite below zero", "-1e400" }, { "quoted and not finite", '"1e400"' },
+  { "quoted infinity", '"inf"' }, { "quoted and no number", '"nan"' }, { "bare NaN", "NaN" },
+  { "bare Infinity", "Infinity" }, { "bare hexadecimal", "0x10" }, { "quoted hexadecimal", '"0x10"' },
+  { "a word", '"soon"' }, { "an empty string", '""' }, { "a number and a word", '"60 seconds"' },
+  { "true", "true" }, { "a list", "[60]" }, { "an object", "{}" },
+}
+
+describe("expires_in", function()
+  for _, case in ipairs(LIFETIMES) do
+    local what, json, wanted = case[1], case[2], case[3]
+    local body = json and ('{"token":"abc","expires_in":%s}'):format(json) or '{"token":"abc"}'
+
+    if wanted then
+      it(("that is %s counts as %d"):format(what, wanted), function()
+        local token = read(body)
+        assert_integer(wanted, token.expires_in)
+        assert_life(wanted, token)
+      end)
+    else
+      it("that is " .. what .. " makes the answer unusable", function()
+        local _, details = refuse("invalid_response", body)
+        assert.is_false(details.retryable)
+      end)
+    end
+  end
+end)
+
+-- Each: what, the JSON of issued_at (nil: absent), the seconds of 1800 that are left when the server's clock says
+-- 05:24:21. date: another Date header, or false for none.
+local AGES = {
+  { "now", '"2017-11-30T05:24:21Z"', 1800 },
+  { "ten minutes ago", '"2017-11-30T05:14:21Z"', 1200 },
+  { "ten minutes ago, with an offset to the east", '"2017-11-30T10:44:21+05:30"', 1200 },
+  { "ten minutes ago, with an offset to the west", '"2017-11-29T21:14:21-08:00"', 1200 },
+  { "ten minutes ago, with a fraction", '"2017-11-30T05:14:20.999999999Z"', 1200 },
+  { "ten minutes ago, in small letters", '"2017-11-30t05:14:21z"', 1200 },
+  { "almost the whole life ago", '"2017-11-30T04:54:22Z"', 1 },
+  { "longer ago than a life", '"2017-11-30T04:54:20Z"', 1800 },
+  { "years ago", '"2001-01-01T00:00:00Z"', 1800 },
+  { "in the future", '"2017-11-30T05:24:22Z"', 1800 },
+  { "years ahead", '"2099-01-01T00:00:00Z"', 1800 },
+  { "absent", nil, 1800 }, { "null", "null", 1800 }, { "a number", "1512018861", 1800 },
+  { "an empty string", '""', 1800 }, { "a word", '"yesterday"', 1800 },
+  { "a date alone", '"2017-11-30"', 1800 },
+  { "without an offset", '"2017-11-30T05:14:21"', 1800 },
+  { "in the form of an HTTP date", '"Thu, 30 Nov 2017 05:14:21 GMT"', 1800 },
+  { "on a day that was not", '"2017-02-29T05:14:21Z"', 1800 },
+  { "at an hour that is not", '"2017-11-30T25:14:21Z"', 1800 },
+  { "followed by something", '"2017-11-30T05:14:21Z "', 1800 },
+  { "ten minutes ago, and there is no Date", '"2017-11-30T05:14:21Z"', 1800, date = false },
+  { "ten minutes ago, and the Date cannot be read", '"2017-11-30T05:14:21Z"', 1800, date = "today" },
+  { "ten minutes ago by a Date of the old form", '"2017-11-30T05:14:21Z"', 1200,
+    date = "Thursday, 30-Nov-17 05:24:21 GMT" },
+}
+
+describe("the life of a token", function()
+  for _, case in ipairs(AGES) do
+    local what, json, left = case[1], case[2], case[3]
+    local date = DATE
+    if case.date ~= nil then date = case.date end
+
+    it(("with an issued_at that is %s is %d s"):format(what, left), function()
+      local issued_at = json and ',"issued_at":' .. json or ""
+      local token = read('{"token":"abc","expires_in":1800' .. issued_at .. "}", date)
+      assert_life(left, token)
+      assert.equal(1800, token.expires_in)
+    end)
+  end
+
+  it("that is over by issued_at is code expired", function()
+    refuse("expired", '{"token":"abc","expires_in":1800,"issued_at":"2017-11-30T04:54:21Z"}', DATE)
+  end)
+
+  it("does not depend on the Date of an interim answer", function()
+    local body = '{"token":"abc","expires_in":1800,"issued_at":"2017-11-30T05:14:21Z"}'
+    stub:plan { raw = ("HTTP/1.1 103 Early Hints\r\nDate: %s\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s")
+      :format(DATE, #body, body) }
+    assert_life(1800, assert(client:fetch()))
+  end)
+
+  for _, offset in ipairs { -86400 * 1000, -3600, 3600, 86400 * 1000 } do
+    it(("does not depend on a server's clock that is %d s off"):format(offset), function()
+      stub:set { clock_offset = offset }
+      assert_life(1800, assert(client:fetch()))
+    end)
+  end
+end)
+
+local function claims(text)
+  return (text:gsub("DATE([-+]%d+)", function(seconds) return ("%d"):format(EPOCH + seconds) end))
+end
+
+-- Each: what, the claims (DATE±n is the server's clock), the seconds of 1800 that are left (nil: expired).
+local CLAIMS = {
+  { "exp that comes sooner", '{"iat":DATE-0,"exp":DATE+100}', 100 },
+  { "exp that comes sooner, and no iat", '{"exp":DATE+100}', 100 },
+  { "exp that comes sooner, with a fraction", '{"iat":DATE-0,"exp":DATE+99.75}', 100 },
+  { "exp that comes sooner, further behind",
+    '{"iss":"a\\"exp\\":1","aud":["b"],"iat":DATE-9, "exp" : DATE+100 }', 100 },
+  { "exp that comes later", '{"iat":DATE-0,"exp":DATE+9999}', 1800 },
+  { "exp at the same time", '{"iat":DATE-0,"exp":DATE+1800}', 1800 },
+  { "exp that is huge", '{"iat":DATE-0,"exp":1e300}', 1800 },
+  { "exp equal to iat", '{"iat":DATE-0,"exp":DATE+0}', 1800 },
+  { "exp equal to iat, long ago", '{"iat":1000,"exp":1000}', 1800 },
+  { "exp equal to iat, soon", '{"iat":DATE+100,"exp":DATE+100}', 1800 },
+  { "exp before iat", '{"iat":DATE-10,"exp":DATE-20}', 1800 },
+  { "exp that is a string", '{"iat":DATE-0,"exp":"DATE+100"}', 1800 },
+  { "exp that is null", '{"iat":DATE-0,"exp":null}', 1800 },
+  { "exp further down", '{"access":[{"exp":DATE+100}],"context":{"exp":DATE+100}}', 1800 },
+  { "exp in a string", '{"sub":"\\"exp\\":1"}', 1800 },
+  { "names that begin like exp and iat", '{"expires":DATE+100,"iata":5}', 1800 },
+  { "no exp", '{"iat":DATE-0}', 1800 },
+  { "no claims", "{}", 1800 },
+  { "claims that are a list", "[1]", 1800 },
+  { "claims that break off", '{"iat":DATE-0,"ex', 1800 },
+  { "exp that has passed", '{"iat":DATE-100,"exp":DATE-1}' },
+  { "exp that has passed, and no iat", '{"exp":DATE-1}' },
+  { "exp that is now", '{"iat":DATE-100,"exp":DATE-0}' },
+}
+
+describe("a JWT", function()
+  for _, case in ipairs(CLAIMS) do
+    local what, text, left = case[1], case[2], case[3]
+
+    if left then
+      it(("with %s lives %d s"):format(what, left), function()
+        local jwt = cases.make_jwt(claims(text))
+        local token = read(('{"token":"%s","expires_in":1800}'):format(jwt), DATE)
+        assert.equal(jwt, token.token)
+        assert_life(left, token)
+      end)
+    else
+      it("with " .. what .. " is code expired", function()
+        refuse("expired", ('{"token":"%s","expires_in":1800}'):format(cases.make_jwt(claims(text))), DATE)
+      end)
+    end
+  end
+
+  it("and issued_at bound the life together", function()
+    local body = '{"token":"%s","expires_in":1800,"issued_at":"2017-11-30T05:14:21Z"}'
+    assert_life(100, read(body:format(cases.make_jwt(claims '{"exp":DATE+100}')), DATE))
+    assert_life(1200, read(body:format(cases.make_jwt(claims '{"exp":DATE+1500}')), DATE))
+  end)
+
+  it("does not bound the life when there is no Date", function()
+    local jwt = cases.make_jwt(claims '{"exp":DATE+100}')
+    assert_life(1800, read(('{"token":"%s","expires_in":1800}'):format(jwt), false))
+  end)
+
+  it("in access_token is read as well", function()
+    local jwt = cases.make_jwt(claims '{"exp":DATE+100}')
+    assert_life(100, read(('{"access_token":"%s","expires_in":1800}'):format(jwt), DATE))
+  end)
+
+  it("that only looks like one has no say", function()
+    for _, token in ipairs { "a.b.c", "..", "a.e30", "a.ey.b.c", ".eyJleHAiOjF9." } do
+      assert_life(1800, read(('{"token":"%s","expires_in":1800}'):format(token), DATE))
+    end
+  end)
+end)
+
+describe("an expired token", function()
+  it("is a mistake of the server that the message names", function()
+    local jwt = cases.make_jwt(claims '{"iat":DATE-100,"exp":DATE-1}')
+    local message = refuse("expired", ('{"token":"%s"}'):format(jwt), DATE)
+    assert.matches("clock", message, 1, true)
+  end)
+end)
+
+describe("refresh_at", function()
+  for _, life in ipairs { 10, 60, 100, 1000, 1800, 86400, MOST_SECONDS } do
+    it(("of a life of %d s is a leeway and a window before its end"):format(life), function()
+      local leeway, window = math.min(10, life / 10), math.min(300, life / 5)
+      for _ = 1, 5 do
+        local token = read(('{"token":"abc","expires_in":%d}'):format(life))
+        local ahead = token.expires_at - token.refresh_at
+        assert.is_true(ahead >= leeway + window * 0.9 - 1, ("only %d s ahead"):format(ahead))
+        assert.is_true(ahead <= leeway + window * 1.1 + 1, ("%d s ahead"):format(ahead))
+      end
+    end)
+  end
+
+  it("counts with the life that is left", function()
+    local token = read('{"token":"abc","expires_in":1800,"issued_at":"2017-11-30T04:56:01Z"}', DATE)
+    assert_life(100, token)
+    assert.is_true(token.expires_at - token.refresh_at <= 10 + 20 * 1.1 + 1)
+  end)
+
+  it("is spread at random", function()
+    local seen, different = {}, 0
+    for _ = 1, 20 do
+      local token = read '{"token":"abc","expires_in":86400}'
+      local ahead = token.expires_at - token.refresh_at
+      if not seen[ahead] then different = different + 1 end
+      seen[ahead] = true
+    end
+    assert.is_true(different > 5, different .. " different values")
+  end)
+end)
+
+describe("the table of an answer", function()
+  it("leaves out what is null, at every depth", function()
+    local token = read '{"token":"abc","a":null,"b":{"c":null,"d":{"e":null,"f":"g"}},"h":[{"i":null}]}'
+    assert.is_nil(token.a)
+    assert.same({ d = { f = "g" } }, token.b)
+    assert.same({ {} }, token.h)
+  end)
+
+  it("leaves a hole for a null in a list", function()
+    local token = read '{"token":"abc","list":["x",null,"z"]}'
+    assert.equal("x", token.list[1])
+    assert.is_nil(token.list[2])
+    assert.equal("z", token.list[3])
+  end)
+
+  it("has whole numbers as integers, at every depth", function()
+    local token = read '{"token":"abc","a":1800.0,"b":{"c":[7,[-3,{"d":1e3}]]},"e":0,"f":9007199254740991}'
+    assert_integer(1800, token.a)
+    assert_integer(7, token.b.c[1])
+    assert_integer(-3, token.b.c[2][1])
+    assert_integer(1000, token.b.c[2][2].d)
+    assert_integer(0, token.e)
+    assert_integer(9007199254740991, token.f)
+  end)
+
+  it("leaves fractions as they are", function()
+    local token = read '{"token":"abc","a":0.5,"b":[-1.25]}'
+    assert.equal(0.5, token.a)
+    assert.equal(-1.25, token.b[1])
+  end)
+
+  it("has strings as they are", function()
+    local token = read '{"token":"abc","a":"caf\195\169 \\u20ac \\n \\u0000 1800","b":""}'
+    assert.equal("caf\195\169 \226\130\172 \n \0 1800", token.a)
+    assert.equal("", token.b)
+  end)
+
+  it("has booleans as they are", function()
+    local token = read '{"token":"abc","a":true,"b":false}'
+    assert.is_true(token.a)
+    assert.is_false(token.b)
+  end)
+
+  it("has the module's own times in the place of the server's", function()
+    local token = read '{"token":"abc","expires_at":"never","refresh_at":null,"received_at":{}}'
+    for _, name in ipairs { "expires_at", "refresh_at", "received_at" } do assert.is_number(token[name]) end
+  end)
+
+  it("may have white space around it", function()
+    assert.equal("abc", read ' \r\n\t{ "token" : "abc" }\r\n'.token)
+  end)
+
+  it("is not changed by what a program does to cjson", function()
+    local cjson = require "cjson"
+    local depth = cjson.decode_max_depth()
+    cjson.decode_max_depth(1)
+    local ok, token = pcall(read, '{"token":"abc","a":[[1]]}')
+    cjson.decode_max_depth(depth)
+    assert.is_true(ok, token)
+  end)
+end)
+
+-- Each: what, the body, and words of the message beside its sample (the body's front, unless told).
+local UNUSABLE = {
+  { "a list", '["token"]' }, { "a string", '"token"' }, { "a number", "17" }, { "true", "true" }, { "null", "null" },
+  { "an object that is not closed", '{"token":"abc"' }, { "half an object", '{"token":' }, { "a brace", "{" },
+  { "an object closed twice", '{"token":"abc"}}' }, { "two objects", '{"token":"abc"}{"token":"abc"}' },
+  { "a comma too many", '{"token":"abc",}' }, { "single quotes", "{'token':'abc'}" },
+  { "names without quotes", "{token:abc}" }, { "a comment", '{"token":"abc"/**/}' },
+  { "a form", "token=abc" }, { "garbage", "\127\1\2\3", "\\x7F\\x01\\x02\\x03" },
+  { "a web page", "<html><body>Log in</body></html>" }, { "a token alone", "abc" },
+  { "a byte order mark", "\239\187\191{}" }, { "a NUL byte behind the object", '{"token":"abc"}\0', '{"token":"abc"}' },
+  { "a number that is not finite", '{"token":"abc","a":1e400}' },
+  { "a number that is not finite, further down", '{"token":"abc","a":[{"b":-1e999}]}' },
+  { "NaN", '{"token":"abc","a":NaN}' },
+  { "lists in lists without end", '{"token":"abc","a":' .. ("["):rep(5000) .. ("]"):rep(5000) .. "}",
+    '{"token":"abc","a":[[[[' },
+  { "objects in objects without end", ('{"a":'):rep(5000) .. "1" .. ("}"):rep(5000), '{"a":{"a":{"a":' },
+  { "an escape that is none", '{"a":"b\\xc"}' },
+}
+
+describe("an answer is not usable that is", function()
+  for _, case in ipairs(UNUSABLE) do
+    local what, body, sample = case[1], case[2], case[3] or case[2]
+
+    it(what .. ", and the message shows how it begins", function()
+      local message, details = refuse("invalid_response", body)
+      assert.matches(sample, message, 1, true)
+      assert.is_false(details.retryable)
+      assert.is_nil(details.errors)
+    end)
+  end
+
+  for _, body in ipairs { "", " ", "\r\n" } do
+    it(("empty (%d bytes)"):format(#body), function()
+      refuse("invalid_response", body)
+    end)
+  end
+
+  it("a list, and the next answer is read all the same", function()
+    refuse("invalid_response", "[]")
+    assert(client:fetch())
+  end)
+end)
+
+describe("a body", function()
+  local LIMIT = 1000
+  local small
+
+  setup(function() small = icptoken.new(cases.options(stub, { max_body_bytes = LIMIT, retries = 2 })) end)
+  teardown(function() small:close() end)
+
+  local function make_body(bytes)
+    local front, back = '{"token":"', '"}'
+    return front .. ("x"):rep(bytes - #front - #back) .. back
+  end
+
+  local function assert_too_large(order)
+    stub:plan(order)
+    local message, details = cases.check_failure("too_large", {}, small:fetch())
+    assert.matches("localhost:" .. stub.port, message, 1, true)
+    assert.matches(tostring(LIMIT), message, 1, true)
+    assert.is_false(details.retryable)
+    assert.equal(1, #stub:requests())
+  end
+
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    it("may have max_body_bytes with framing " .. framing, function()
+      stub:plan { status = 200, body = make_body(LIMIT), framing = framing }
+      assert(small:fetch())
+    end)
+
+    it("with a byte more is too large with framing " .. framing, function()
+      assert_too_large { status = 200, body = make_body(LIMIT + 1), framing = framing }
+    end)
+  end
+
+  it("of a refusal has the same limit", function()
+    assert_too_large { status = 503, body = ("x"):rep(LIMIT + 1) }
+  end)
+
+  it("that is too large does not spoil the next fetch", function()
+    assert_too_large { status = 200, body = make_body(LIMIT + 1) }
+    stub:plan { status = 200, body = make_body(LIMIT) }
+    assert(small:fetch())
+  end)
+
+  it("may have 1 MiB by default", function()
+    read(make_body(1024 * 1024))
+    refuse("too_large", make_body(1024 * 1024 + 1))
+  end)
+end)
+
+describe("the head", function()
+  local function make_headers(bytes)
+    return { { "X-Filler", ("x"):rep(bytes / 2) }, { "X-Filler", ("x"):rep(bytes / 2) } }
+  end
+
+  it("may be large", function()
+    stub:plan { headers = make_headers(60000) }
+    assert(client:fetch())
+  end)
+
+  it("may have 64 KiB and no more", function()
+    stub:plan { headers = make_headers(65536) }
+    cases.check_failure("too_large", {}, client:fetch())
+  end)
+
+  it("is counted for each attempt anew", function()
+    stub:plan({ status = 503, headers = make_headers(40000) }, { headers = make_headers(40000) })
+    assert(client:fetch { retries = 1 })
+  end)
+end)
+
+-- Each: what has no end, and its framing. The stub offers 50 MB of it.
+local ENDLESS = {
+  { "body", "length" }, { "body", "chunked" }, { "body", "close" }, { "headers", "length" }, { "interim", "length" },
+  { "trailers", "chunked" },
+}
+
+describe("an answer without end", function()
+  local ROOM = 16 * 1024 * 1024
+
+  for _, case in ipairs(ENDLESS) do
+    local what, framing = case[1], case[2]
+
+    it(("in its %s is too large, in flat memory (framing %s)"):format(what, framing), function()
+      stub:plan { endless = what, framing = framing, body = '{"token":"abc"}' }
+      local before = testkit.resident()
+      local message, details = cases.check_failure("too_large", {}, client:fetch())
+      assert.is_true(testkit.resident() - before < ROOM)
+      assert.matches("localhost:" .. stub.port, message, 1, true)
+      assert.equal(1, details.attempts)
+      assert(client:fetch())
+    end)
+  end
+end)

@@ -1,0 +1,369 @@
+-- Which failures are tried again, how often, after how long a wait, and which never are.
+
+local cases = require "support.cases"
+local icptoken = require "icptoken"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+
+local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
+
+-- Waits are measured between requests as the stub saw them, so they hold an answer's way back and a request's way
+-- there as well.
+local NOISE = 0.2
+local FIRST_WAIT = 0.25
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+local function fetch(changes)
+  return icptoken.fetch(cases.options(stub, changes))
+end
+
+local function fail(code, changes)
+  return cases.check_failure(code, { stub.id_token }, fetch(changes))
+end
+
+local function refuse_always(order)
+  order.times = "forever"
+  stub:plan(order)
+end
+
+-- Seconds between the requests (or, for kind "connect", the connections) that the stub saw.
+local function read_gaps(kind)
+  local gaps, before = {}, nil
+  for _, entry in ipairs(stub:log()) do
+    if entry.type == (kind or "request") then
+      if before then gaps[#gaps + 1] = entry.time - before end
+      before = entry.time
+    end
+  end
+  return gaps
+end
+
+local function assert_waited(seconds, gap)
+  assert.is_true(gap >= seconds * 0.9 - 0.001, ("waited only %.3f s of %g s"):format(gap, seconds))
+  if under_valgrind then return end
+  assert.is_true(gap <= seconds * 1.1 + NOISE, ("waited %.3f s instead of %g s"):format(gap, seconds))
+end
+
+local function retry_after(value)
+  return { { "Retry-After", value } }
+end
+
+local function format_date(epoch)
+  return os.date("!%a, %d %b %Y %H:%M:%S GMT", epoch)
+end
+
+-- Each: what, and the order for the first attempt.
+local RETRIED = {
+  { "status 408", { status = 408 } }, { "status 500", { status = 500 } }, { "status 502", { status = 502 } },
+  { "status 503", { status = 503 } }, { "status 504", { status = 504 } },
+  { "status 429 with Retry-After", { status = 429, headers = retry_after "0" } },
+  { "an empty answer", { status = 200, body = "" } },
+  { "an empty answer in chunks", { status = 200, body = "", framing = "chunked" } },
+  { "an answer cut short in its status line", { cut = 7, ["end"] = "close" } },
+  { "an answer cut short in its head", { cut = 60, ["end"] = "close" } },
+  { "an answer cut short in its body", { cut = 150, ["end"] = "close" } },
+  { "an answer cut short without a length", { cut = 150, framing = "close" } },
+  { "an answer cut short in its chunks", { cut = 200, framing = "chunked" } },
+  { "an answer cut short below TLS", { cut = 150, ["end"] = "abort" } },
+  { "no answer at all", { raw = "", ["end"] = "close" } },
+  { "a reset before the answer", { raw = "", ["end"] = "reset" } },
+  { "a reset in the answer", { cut = 150, ["end"] = "reset" } },
+  { "a refusal cut short", { status = 401, body = ("x"):rep(100), cut = 150, ["end"] = "close" } },
+}
+
+-- Each: what, and how the first connection ends in its TLS handshake.
+local HANDSHAKES = { { "is closed", "close" }, { "breaks off", "abort" }, { "is reset", "reset" } }
+
+describe("a fetch is tried again after #short", function()
+  for _, case in ipairs(RETRIED) do
+    it(case[1], function()
+      stub:plan(case[2])
+      local token, message = fetch { retries = 1 }
+      assert.is_nil(message)
+      assert.is_string(token.token)
+      assert.equal(2, #stub:requests())
+    end)
+  end
+
+  for _, case in ipairs(HANDSHAKES) do
+    it("a connection that " .. case[1] .. " in its handshake", function()
+      stub:plan { at = "connect", ["end"] = case[2] }
+      assert(fetch { retries = 1 })
+      assert.equal(2, stub:accepted().https)
+      assert.equal(1, #stub:requests())
+    end)
+  end
+
+  it("a connection that is refused", function()
+    local _, details = fail("connect", { port = stub.ports.refuse, retries = 1 })
+    assert.equal(2, details.attempts)
+  end)
+
+  it("a name that is not found", function()
+    local _, details = fail("resolve", { host = ("x"):rep(64) .. ".icp", retries = 1 })
+    assert.equal(2, details.attempts)
+  end)
+
+  it("a reset stream of HTTP/2", function()
+    stub:plan { ["end"] = "reset" }
+    assert(fetch { http_version = "2", retries = 1 })
+    assert.equal(2, #stub:requests())
+  end)
+end)
+
+-- Each: what, the code, and the order for the first attempt.
+local FINAL = {
+  { "status 400", "http_status", { status = 400 } }, { "status 401", "unauthorized", { status = 401 } },
+  { "status 403", "forbidden", { status = 403 } }, { "status 404", "not_found", { status = 404 } },
+  { "status 405", "http_status", { status = 405 } }, { "status 409", "http_status", { status = 409 } },
+  { "status 418", "http_status", { status = 418 } }, { "status 501", "server_error", { status = 501 } },
+  { "status 505", "server_error", { status = 505 } }, { "status 201", "http_status", { status = 201 } },
+  { "status 204", "http_status", { status = 204 } }, { "status 304", "http_status", { status = 304 } },
+  { "status 429 without Retry-After", "rate_limited", { status = 429 } },
+  { "status 429 with a Retry-After that is none", "rate_limited",
+    { status = 429, headers = retry_after "soon" } },
+  { "status 403 with Retry-After", "forbidden", { status = 403, headers = retry_after "0" } },
+  { "a redirect", "redirect", { redirect = "/elsewhere" } },
+  { "a web page", "invalid_response", { status = 200, body = "<html>" } },
+  { "an answer without a token", "invalid_response", { status = 200, body = "{}" } },
+  { "an answer with a wrong token", "invalid_response", { status = 200, body = '{"token":"a b"}' } },
+  { "an answer with a wrong expires_in", "invalid_response", { status = 200, body = '{"token":"a","expires_in":-1}' } },
+  { "an answer with a Retry-After", "invalid_response", { status = 200, body = "[]", headers = retry_after "0" } },
+  { "a token that has ended", "expired", { claims = { iat = 1000, exp = 2000 } } },
+  { "an answer that is too large", "too_large", { endless = "headers" } },
+}
+
+describe("a fetch is not tried again after", function()
+  for _, case in ipairs(FINAL) do
+    local what, code, order = case[1], case[2], case[3]
+
+    it(what, function()
+      stub:plan(order)
+      local _, details = fail(code, { retries = 2 })
+      assert.equal(1, details.attempts)
+      assert.equal(1, #stub:requests())
+    end)
+  end
+
+  for _, listener in ipairs { "unknown_ca", "wrong_host", "expired", "tls11" } do
+    it("a certificate or protocol that is refused: " .. listener, function()
+      local _, details = fail("tls", { port = stub.ports[listener], retries = 2 })
+      assert.equal(1, details.attempts)
+      assert.equal(1, stub:accepted()[listener])
+    end)
+  end
+
+  it("a credential that is none", function()
+    local _, details = fail("invalid_credential", { id_token = "a b", retries = 2 })
+    assert.equal(0, details.attempts)
+    assert.same({}, stub:log())
+  end)
+
+  it("a token was received", function()
+    assert(fetch { retries = 2 })
+    assert.equal(1, #stub:requests())
+  end)
+end)
+
+describe("the number of attempts", function()
+  for retries = 0, 2 do
+    it(("is at most %d with retries = %d, and the details tell it"):format(retries + 1, retries), function()
+      refuse_always { status = 503 }
+      local _, details = fail("server_error", { retries = retries })
+      assert.equal(retries + 1, details.attempts)
+      assert.equal(retries + 1, #stub:requests())
+      if math.type then assert.equal("integer", math.type(details.attempts)) end
+    end)
+  end
+
+  it("is at most 3 by default", function()
+    refuse_always { status = 503 }
+    local _, details = fail("server_error", { retries = false })
+    assert.equal(3, details.attempts)
+    assert.equal(3, #stub:requests())
+  end)
+
+  it("is that of the request where it has a say, and for it alone", function()
+    refuse_always { status = 503 }
+    local client = icptoken.new(cases.options(stub, { retries = 0 }))
+    for _, request in ipairs { { retries = 1 }, {}, { retries = 0 } } do
+      local _, details = cases.check_failure("server_error", {}, client:fetch(request))
+      assert.equal((request.retries or 0) + 1, details.attempts)
+    end
+    client:close()
+    assert.equal(4, #stub:requests())
+  end)
+
+  it("counts connections that failed", function()
+    stub:plan { at = "connect", ["end"] = "reset", times = 2 }
+    local _, details = fail("network", { retries = 1 })
+    assert.equal(2, details.attempts)
+    assert.equal(2, stub:accepted().https)
+  end)
+
+  it("begins again with each fetch", function()
+    local client = icptoken.new(cases.options(stub, { retries = 1 }))
+    stub:plan({ status = 503 }, {}, { status = 401 })
+    assert(client:fetch())
+    local _, details = cases.check_failure("unauthorized", {}, client:fetch())
+    client:close()
+    assert.equal(1, details.attempts)
+  end)
+end)
+
+describe("the last attempt", function()
+  it("is the one that a failure tells of", function()
+    stub:plan({ status = 503, body = '{"message":"first"}', headers = retry_after "0" }, { status = 403 })
+    local message, details = fail("forbidden", { retries = 2 })
+    assert.equal(403, details.status)
+    assert.equal(2, details.attempts)
+    assert.is_nil(details.errors)
+    assert.is_nil(details.retry_after)
+    assert.not_matches("first", message, 1, true)
+  end)
+
+  it("is told as a network failure after a refusal", function()
+    stub:plan({ status = 503 }, { cut = 60, ["end"] = "close" })
+    local message, details = fail("network", { retries = 1 })
+    assert.not_equal(503, details.status)
+    assert.matches("cut off", message, 1, true)
+  end)
+end)
+
+describe("each attempt", function()
+  it("sends the same", function()
+    stub:plan({ status = 503 }, { raw = "", ["end"] = "reset" })
+    assert(fetch { service = "s", scope = "a b", retries = 2 })
+    local requests = stub:requests()
+    assert.equal(3, #requests)
+    for _, request in ipairs(requests) do
+      assert.equal(requests[1].target, request.target)
+      assert.same(requests[1].headers, request.headers)
+    end
+  end)
+
+  it("after a refusal uses the same connection", function()
+    stub:plan { status = 503, body = "busy" }
+    assert(fetch { retries = 1 })
+    assert.equal(1, stub:accepted().https)
+  end)
+end)
+
+describe("the wait before another attempt", function()
+  it("is 0.25 s and doubles", function()
+    refuse_always { status = 503 }
+    fail("server_error", { retries = 2 })
+    local gaps = read_gaps()
+    assert.equal(2, #gaps)
+    for i, gap in ipairs(gaps) do assert_waited(FIRST_WAIT * 2 ^ (i - 1), gap) end
+  end)
+
+  it("is as long after a connection that failed", function()
+    stub:plan { at = "connect", ["end"] = "reset", times = 2 }
+    assert(fetch { retries = 2 })
+    local gaps = read_gaps "connect"
+    assert.equal(2, #gaps)
+    for i, gap in ipairs(gaps) do assert_waited(FIRST_WAIT * 2 ^ (i - 1), gap) end
+  end)
+
+  it("is that of Retry-After in seconds", function()
+    stub:plan { status = 429, headers = retry_after "1" }
+    assert(fetch { retries = 1 })
+    local gap = read_gaps()[1]
+    assert.is_true(gap >= 0.99, ("waited only %.3f s"):format(gap))
+    assert_waited(1, gap)
+  end)
+
+  it("is that of Retry-After as a date", function()
+    stub:plan { status = 503, headers = retry_after(format_date(os.time() + 2)) }
+    assert(fetch { retries = 1 })
+    local gap = read_gaps()[1]
+    assert.is_true(gap >= 0.9, ("waited only %.3f s"):format(gap))
+    if not under_valgrind then assert.is_true(gap <= 2 + NOISE, ("waited %.3f s"):format(gap)) end
+  end)
+
+  for _, value in ipairs { "0", "soon", "", "-5", format_date(0), "Sun, 99 Nov 1994 08:49:37 GMT" } do
+    it(("is the usual one when Retry-After is %q"):format(value), function()
+      stub:plan { status = 503, headers = retry_after(value) }
+      assert(fetch { retries = 1 })
+      assert_waited(FIRST_WAIT, read_gaps()[1])
+    end)
+  end
+end)
+
+-- Each: what, Retry-After and its seconds. A date counts from the Date that the server sends.
+local LATE = {
+  { "seconds", "60", 60 }, { "many seconds", "86400", 86400 },
+  { "a date", "Thu, 30 Nov 2017 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
+  { "a date of the old form", "Thursday, 30-Nov-17 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
+}
+
+describe("a Retry-After that does not fit in the time left", function()
+  for _, status in ipairs { 429, 503 } do
+    for _, case in ipairs(LATE) do
+      local what, value, seconds = case[1], case[2], case[3]
+
+      it(("returns a %d at once and is in the details: %s"):format(status, what), function()
+        stub:plan { status = status, headers = retry_after(value), date = case.date }
+        local started = testkit.monotonic()
+        local _, details = fail(status == 429 and "rate_limited" or "server_error", { retries = 2 })
+        assert.equal(seconds, details.retry_after)
+        if math.type then assert.equal("integer", math.type(details.retry_after)) end
+        assert.is_true(details.retryable)
+        assert.equal(1, details.attempts)
+        assert.equal(1, #stub:requests())
+        if not under_valgrind then assert.is_true(testkit.monotonic() - started < 5) end
+      end)
+    end
+  end
+
+  it("counts by this machine's clock when there is no Date", function()
+    stub:plan { status = 503, headers = retry_after(format_date(os.time() + 60)), date = false }
+    local _, details = fail("server_error", { retries = 2 })
+    assert.is_true(details.retry_after > 50 and details.retry_after <= 60)
+  end)
+
+  it("is judged by the time that is left, not by the timeout", function()
+    stub:plan({ status = 503, headers = retry_after "1" }, { status = 503, headers = retry_after "2" })
+    local _, details = fail("server_error", { timeout = 2.9, retries = 5 })
+    assert.equal(2, details.attempts)
+    assert.equal(2, details.retry_after)
+  end)
+end)
+
+describe("the timeout", function()
+  if under_valgrind then
+    it("is not measured under valgrind", function() pending "valgrind is too slow" end)
+    return
+  end
+
+  it("is over all attempts and waits together", function()
+    refuse_always { status = 503 }
+    local started = testkit.monotonic()
+    local _, details = fail("server_error", { timeout = 1, retries = 100 })
+    assert.is_true(testkit.monotonic() - started <= 1.1)
+    assert.equal(3, details.attempts) -- at 0, 0.25 and 0.75 s; the next would be at 1.75 s
+  end)
+
+  it("ends a later attempt", function()
+    stub:plan({ status = 503 }, { ["end"] = "hold", raw = "" })
+    local started = testkit.monotonic()
+    local _, details = fail("timeout", { timeout = 0.7, retries = 100 })
+    local elapsed = testkit.monotonic() - started
+    assert.is_true(elapsed >= 0.69 and elapsed <= 0.7 * 1.1 + NOISE, ("took %.3f s"):format(elapsed))
+    assert.equal(2, details.attempts)
+  end)
+
+  it("of a request is that request's alone", function()
+    local client = icptoken.new(cases.options(stub))
+    stub:plan({ ["end"] = "hold", raw = "" }, { delay = { before = 0.4 } })
+    cases.check_failure("timeout", {}, client:fetch { timeout = 0.2 })
+    assert(client:fetch())
+    client:close()
+  end)
+end)

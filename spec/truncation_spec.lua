@@ -1,0 +1,185 @@
+-- An answer that is cut off, after each of its bytes in turn, never gives a token, and does not spoil the next fetch.
+
+local cases = require "support.cases"
+local icptoken = require "icptoken"
+local stub_client = require "support.stub"
+
+local PATH = "/image-manager/api/v1/auth/token"
+local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
+
+-- Every position, except where one costs too much time.
+local STEP = under_valgrind and 9 or 1
+local HOLD_STEP = under_valgrind and 37 or 8
+local HOLD_SECONDS = under_valgrind and 2 or 0.1
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+-- Answers of about a hundred bytes: a token, or a refusal with a status of its own.
+local function make_order(framing, status)
+  local order = { framing = framing, date = false, headers = { { "Content-Type", false } } }
+  if status then
+    order.status, order.body = status, '{"message":"no"}'
+  else
+    order.token, order.expires_in, order.issued_at = "abc", 60, false
+  end
+  return order
+end
+
+local function with(order, changes)
+  local all = {}
+  for name, value in pairs(order) do all[name] = value end
+  for name, value in pairs(changes) do all[name] = value end
+  return all
+end
+
+local function new_client(listener)
+  if listener == "http" then
+    return icptoken.new(cases.options(stub, { host = false, port = false,
+      url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }))
+  end
+  return icptoken.new(cases.options(stub))
+end
+
+-- A chunked answer that lacks no more than its last CRLF is whole to libcurl.
+local function may_be_whole(framing, cut, length)
+  return framing == "chunked" and cut >= length - 2
+end
+
+local function check_failed(code, cut, token, message, got, details)
+  assert.is_nil(token, "a token after " .. cut .. " bytes")
+  assert.equal(code, got, ("after %d bytes: %s"):format(cut, message))
+  cases.check_failure(code, { stub.id_token }, token, message, got, details)
+  assert.is_true(details.retryable)
+  assert.equal(1, details.attempts)
+end
+
+local function check_well(client, cut)
+  local token, message = client:fetch()
+  assert.is_nil(message, ("after one that was cut off after %d bytes"):format(cut))
+  assert.equal("abc", token.token)
+end
+
+-- Cuts the answer after 0, step, … bytes, each time on a new connection and with a whole answer behind it.
+local function sweep(listener, framing, ending, step, code, request)
+  local order = make_order(framing)
+  local length = stub:render(order).length
+  local client = new_client(listener)
+  for cut = 0, length - 1, step do
+    stub:plan(with(order, { cut = cut, ["end"] = ending }), with(order, { keep_alive = false }))
+    local token, message, got, details = client:fetch(request)
+    if token and may_be_whole(framing, cut, length) then
+      assert.equal("abc", token.token)
+    else
+      check_failed(code, cut, token, message, got, details)
+    end
+    check_well(client, cut)
+  end
+  client:close()
+end
+
+describe("the stub's answer", function()
+  it("is a good one before it is cut", function()
+    for _, framing in ipairs { "length", "chunked", "close" } do
+      stub:plan(make_order(framing))
+      local client = new_client "https"
+      check_well(client, 0)
+      client:close()
+    end
+  end)
+
+  it("is cut to a body that is never good JSON by itself", function()
+    local order = make_order "close"
+    local rendered = stub:render(order)
+    assert.is_true(rendered.head > 0 and rendered.length - rendered.head > 20)
+  end)
+end)
+
+describe("an answer cut off after each byte is a network failure", function()
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    for _, ending in ipairs { "close", "abort", "reset" } do
+      it(("with framing %s and end %s"):format(framing, ending), function()
+        sweep("https", framing, ending, STEP, "network")
+      end)
+    end
+
+    it(("with framing %s over plain http"):format(framing), function()
+      sweep("http", framing, "close", STEP, "network")
+    end)
+  end
+end)
+
+-- libcurl asks again by itself where a connection that it used before ends without a whole status line.
+describe("an answer cut off after each byte on a kept connection gives no token of its own", function()
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    it("with framing " .. framing, function()
+      local order, kept = make_order(framing), make_order "length"
+      local length = stub:render(order).length
+      local client = new_client "https"
+      for cut = 0, length - 3, STEP do
+        stub:reset()
+        stub:plan(kept, with(order, { token = "cut", cut = cut, ["end"] = "close" }), kept, kept)
+        check_well(client, cut)
+        local token, message, code, details = client:fetch()
+        if #stub:requests() == 2 then
+          check_failed("network", cut, token, message, code, details)
+        else
+          assert.equal("abc", token.token)
+        end
+        check_well(client, cut)
+      end
+      client:close()
+    end)
+  end
+end)
+
+describe("an answer that stops after a byte, with the connection open, is a timeout", function()
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    it("with framing " .. framing, function()
+      sweep("https", framing, "hold", HOLD_STEP, "timeout", { timeout = HOLD_SECONDS })
+    end)
+  end
+end)
+
+describe("a refusal cut off after each byte is a network failure", function()
+  for _, framing in ipairs { "length", "chunked" } do
+    it("with framing " .. framing, function()
+      local order = make_order(framing, 401)
+      local length = stub:render(order).length
+      local client = new_client "https"
+      for cut = 0, length - 1, STEP do
+        if not may_be_whole(framing, cut, length) then
+          stub:plan(with(order, { cut = cut, ["end"] = "close" }))
+          check_failed("network", cut, client:fetch())
+        end
+      end
+      stub:plan(make_order(framing))
+      check_well(client, length)
+      client:close()
+    end)
+  end
+
+  it("in its head, where it has neither length nor chunks", function()
+    local order = make_order("close", 401)
+    local client = new_client "https"
+    for cut = 0, stub:render(order).head - 1, STEP do
+      stub:plan(with(order, { cut = cut, ["end"] = "close" }))
+      check_failed("network", cut, client:fetch())
+    end
+    client:close()
+  end)
+end)
+
+describe("an answer whose parts come one after the other", function()
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    it(("is read byte by byte with framing %s"):format(framing), function()
+      stub:plan(with(make_order(framing), { delay = { drip = 0.001 } }))
+      local client = new_client "https"
+      check_well(client, 0)
+      client:close()
+    end)
+  end
+end)
