@@ -6,27 +6,36 @@
 #include <lauxlib.h>
 #include <lua.h>
 
+#include "src/batch.h"
+#include "src/call.h"
 #include "src/client.h"
 #include "src/compat.h"
 #include "src/failure.h"
 #include "src/response.h"
+#include "src/token.h"
 #include "src/version.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
 /* icptoken.new(options) -> client. Raises on a wrong option; nil, message, code, details when
  * memory is short. */
-static int door_new(lua_State *L) { return client_new(L, 1); }
+static int door_new(lua_State *L) { return client_new(L, 1, OPTIONS_CLIENT); }
 
-/* icptoken.fetch(options) -> token, or nil, message, code, details. One token, no client kept. */
-static int door_fetch(lua_State *L) {
+/* Makes a client for one call, makes the call and closes the client. */
+static int call_once(lua_State *L, enum options_place place) {
   lua_settop(L, 1);
-  int made = client_new(L, 1);
+  int made = client_new(L, 1, place);
   if (made != 1) return made;
-  int results = client_fetch(L, 2, 3);
+  int results = place == OPTIONS_LOGIN ? call_login(L, 2) : call_fetch(L, 2, 3);
   client_close(L, 2);
   return results;
 }
+
+/* icptoken.fetch(options) -> token, or nil, message, code, details. One token, no client kept. */
+static int door_fetch(lua_State *L) { return call_once(L, OPTIONS_CLIENT); }
+
+/* icptoken.login(options) -> the identity provider's answer, or nil, message, code, details. */
+static int door_login(lua_State *L) { return call_once(L, OPTIONS_LOGIN); }
 
 /* icptoken.decode(jwt) -> { header=, claims=, signature= }, not verified; or nil, message, code,
  * details. The signature is left in base64url. */
@@ -40,11 +49,37 @@ static int door_decode(lua_State *L) {
   return response_push_failure(L, &failure, NULL, 0);
 }
 
+/* icptoken.challenge(value) -> { realm=, service=, scope=, error= } of the first Bearer challenge
+ * in a WWW-Authenticate value; or nil, message, code, details. */
+static int door_challenge(lua_State *L) {
+  struct failure failure;
+  size_t length;
+  luaL_checktype(L, 1, LUA_TSTRING);
+  const char *text = lua_tolstring(L, 1, &length);
+  failure_clear(&failure);
+  if (response_push_challenge(L, text, length, &failure)) return 1;
+  return response_push_failure(L, &failure, NULL, 0);
+}
+
 /* client:fetch([request]) -> token, or nil, message, code, details. Always asks the endpoint. */
 static int door_client_fetch(lua_State *L) {
   lua_settop(L, 2);
-  return client_fetch(L, 1, 2);
+  return call_fetch(L, 1, 2);
 }
+
+/* client:token([request]) -> token, nil, "fresh" | "cached" | "stale"; or nil, message, code,
+ * details. */
+static int door_client_token(lua_State *L) { return token_get(L, 1, 2); }
+
+/* client:fetch_all(requests) -> tokens, errors: index for index, false where a request failed;
+ * errors is nil when none did. */
+static int door_client_fetch_all(lua_State *L) {
+  lua_settop(L, 2);
+  return batch_fetch(L, 1, 2);
+}
+
+/* client:invalidate(token) -> whether an entry of the cache held this token, and is gone now. */
+static int door_client_invalidate(lua_State *L) { return token_invalidate(L, 1, 2); }
 
 /* client:stats() -> table of counters and of the last transfer's timings in seconds. */
 static int door_client_stats(lua_State *L) { return client_stats(L, 1); }
@@ -58,9 +93,13 @@ static int door_client_close(lua_State *L) {
 static int door_client_tostring(lua_State *L) { return client_tostring(L, 1); }
 
 static const luaL_Reg module_functions[] = {
-    {"new", door_new}, {"fetch", door_fetch}, {"decode", door_decode}, {NULL, NULL}};
+    {"new", door_new},       {"fetch", door_fetch},         {"login", door_login},
+    {"decode", door_decode}, {"challenge", door_challenge}, {NULL, NULL}};
 
 static const luaL_Reg client_methods[] = {{"fetch", door_client_fetch},
+                                          {"token", door_client_token},
+                                          {"fetch_all", door_client_fetch_all},
+                                          {"invalidate", door_client_invalidate},
                                           {"stats", door_client_stats},
                                           {"close", door_client_close},
                                           {NULL, NULL}};
@@ -79,6 +118,27 @@ static void pin_module(void) {
   if (dladdr(&place, &self) == 0 || self.dli_fname == NULL) return;
   void *handle = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
   if (handle != NULL) dlclose(handle);
+}
+
+static int do_nothing(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+/* Pushes what every function here has as upvalues, in the order of client.h. The protected halves
+ * have the first two. */
+static void push_upvalues(lua_State *L) {
+  static const lua_CFunction halves[] = {call_run_fetch, batch_run, call_run_login};
+  int first = lua_gettop(L) + 1;
+  response_push_decoder(L);
+  lua_pushcfunction(L, do_nothing);
+  for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
+    lua_pushvalue(L, first);
+    lua_pushvalue(L, first + 1);
+    lua_pushcclosure(L, halves[i], 2);
+  }
+  lua_pushstring(L, failure_name(FAILURE_NO_MEMORY));
+  lua_pushliteral(L, "cached");
 }
 
 /* The upvalues stand on the stack from index first on. */
@@ -101,7 +161,7 @@ EXPORT int luaopen_icptoken(lua_State *L) {
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
     return luaL_error(L, "icptoken: libcurl cannot be initialised");
   int first = lua_gettop(L) + 1;
-  client_push_upvalues(L);
+  push_upvalues(L);
   make_client_type(L, first);
   lua_newtable(L);
   compat_setfuncs(L, module_functions, first, CLIENT_UPVALUES);

@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||
       !buffer_append(&exchange.transfer.answer.body, data + 1, size - 1))
     abort();
-  const struct circumstances about = {&settings, &endpoint, &secrets, &pool, 30000};
+  const struct circumstances about = {&settings, &endpoint, &secrets, &pool, "the ID token", 30000};
   struct reader reader = {1, &about, &scratch, &jitter};
   exchange.transfer.answer.status = statuses[data[0] & 7];
   exchange.transfer.answer.framed = (data[0] & 8) != 0;

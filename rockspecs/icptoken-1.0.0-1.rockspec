@@ -29,7 +29,11 @@ build = {
     icptoken = {
       sources = {
         "lua_icptoken.c",
+        "src/batch.c",
         "src/buffer.c",
+        "src/cache.c",
+        "src/call.c",
+        "src/challenge.c",
         "src/client.c",
         "src/compat.c",
         "src/credential.c",
@@ -42,9 +46,11 @@ build = {
         "src/lifetime.c",
         "src/options.c",
         "src/pool.c",
+        "src/request.c",
         "src/response.c",
         "src/retry.c",
         "src/scrub.c",
+        "src/token.c",
         "src/transfer.c",
       },
       defines = { "_GNU_SOURCE" },

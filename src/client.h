@@ -1,8 +1,20 @@
-/* client.h - the client that scripts hold: its life, and what is done on it. */
+/* client.h - the client that scripts hold: what it consists of, its making and its end. */
 #ifndef ICPTOKEN_CLIENT_H
 #define ICPTOKEN_CLIENT_H
 
 #include <lua.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "buffer.h"
+#include "cache.h"
+#include "endpoint.h"
+#include "exchange.h"
+#include "failure.h"
+#include "jitter.h"
+#include "options.h"
+#include "pool.h"
+#include "settings.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -10,18 +22,63 @@
 #define CLIENT_TYPE "icptoken.client"
 
 /* What every function that ends up here has as upvalues. */
-enum { CLIENT_DECODE = 1, CLIENT_NOTHING, CLIENT_CONVERSE, CLIENT_NO_MEMORY, CLIENT_UPVALUES = 4 };
+enum {
+  CLIENT_DECODE = 1, /* the JSON decoder */
+  CLIENT_NOTHING,    /* a function that does nothing */
+  CLIENT_RUN_FETCH,  /* the protected halves of the calls */
+  CLIENT_RUN_FETCH_ALL,
+  CLIENT_RUN_LOGIN,
+  CLIENT_NO_MEMORY, /* strings that must be there when memory is not */
+  CLIENT_CACHED,
+  CLIENT_UPVALUES = CLIENT_CACHED
+};
 
-/* Pushes the values of all upvalues, in their order. Raises when cjson cannot be loaded. */
-void client_push_upvalues(lua_State *L);
+/* Places in the client's own Lua table, which has option names for keys otherwise. Tokens of the
+ * cache follow at CLIENT_TOKENS + place. */
+enum { CLIENT_SPARE_DETAILS = 1, CLIENT_TOKENS };
+
+struct counters {
+  uint64_t requests, attempts, cache_hits, refreshes, stale, failures[FAILURE_COUNT];
+};
+
+struct client {
+  const char *mark; /* tells a client from other userdata */
+  bool open;
+  bool busy; /* in the middle of a call: the handles are in use */
+  struct settings settings;
+  struct endpoint endpoint, login_endpoint;
+  struct pool pool;
+  struct exchange exchange; /* with the token endpoint */
+  struct exchange login;    /* with the identity provider */
+  struct exchange *slots;   /* those of a fetch_all, while it lasts */
+  struct buffer *slot_urls;
+  size_t slot_count;
+  struct jitter jitter;
+  struct cache cache;
+  struct buffer own_url, own_key; /* of the client's own request */
+  struct buffer url, key;         /* of a call's request */
+  struct buffer line;             /* the Authorization header in use */
+  struct buffer login_line;       /* the one that the last log-in gave */
+  struct buffer scratch;
+  bool line_is_own;     /* line is the client's own, and does not change by itself */
+  uint64_t line_serial; /* counts the changes of line */
+  struct counters counters;
+};
 
 /* Makes a client from the options table at argument and pushes it: returns 1. Pushes nil, message,
- * code, details when memory is short: returns 4. Raises on a wrong option. */
-int client_new(lua_State *L, int argument);
+ * code, details when memory is short: returns 4. Raises on a wrong option. place is OPTIONS_CLIENT,
+ * or OPTIONS_LOGIN for one whose endpoint is the identity provider. */
+int client_new(lua_State *L, int argument, enum options_place place);
 
-/* Gets a token with the client at index, for the request at argument (a table, or nil or none for
- * the client's own). Pushes the token table and returns 1, or nil, message, code, details and 4. */
-int client_fetch(lua_State *L, int index, int argument);
+/* The client at index; raises when there is none. */
+struct client *client_check(lua_State *L, int index);
+
+/* Raises when the client is in the middle of a call. */
+void client_refuse_busy(lua_State *L, const struct client *client);
+
+/* Push nil, message, code, details and return 4: memory is short; the client was closed. */
+int client_fail_no_memory(lua_State *L);
+int client_fail_closed(lua_State *L);
 
 /* Pushes the counters and timings of the client at index. */
 int client_stats(lua_State *L, int index);

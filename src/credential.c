@@ -18,8 +18,8 @@ static bool refuse(struct failure *failure, const char *source, const char *why)
   return false;
 }
 
-static bool write_bearer(const char *text, size_t length, const char *source, struct buffer *line,
-                         struct failure *failure) {
+bool credential_write_token(const char *text, size_t length, const char *source,
+                            struct buffer *line, struct failure *failure) {
   struct span token = jwt_strip_bearer(text, length);
   if (token.length == 0) return refuse(failure, source, "is empty");
   if (!jwt_is_b64token(token.start, token.length))
@@ -95,7 +95,7 @@ static bool write_from_file(const char *path, struct buffer *line, struct failur
   scrub_sample(&none, path, strlen(path), shown); /* people pass the token itself, too */
   snprintf(source, sizeof source, "what the ID token file %s holds", shown);
   bool ok = read_file(path, shown, &content, failure) &&
-            write_bearer(content.data, content.length, source, line, failure);
+            credential_write_token(content.data, content.length, source, line, failure);
   buffer_free(&content);
   return ok;
 }
@@ -118,5 +118,6 @@ bool credential_write(const struct settings *settings, struct buffer *line,
   if (settings->username != NULL) return write_basic(settings, line, failure);
   if (settings->id_token_file != NULL)
     return write_from_file(settings->id_token_file, line, failure);
-  return write_bearer(settings->id_token, settings->id_token_length, "the ID token", line, failure);
+  return credential_write_token(settings->id_token, settings->id_token_length, "the ID token", line,
+                                failure);
 }

@@ -17,6 +17,10 @@
 bool credential_write(const struct settings *settings, struct buffer *line,
                       struct failure *failure);
 
+/* Appends "Authorization: Bearer …" for the ID token in text, which messages call by its source. */
+bool credential_write_token(const char *text, size_t length, const char *source,
+                            struct buffer *line, struct failure *failure);
+
 #pragma GCC visibility pop
 
 #endif

@@ -20,7 +20,8 @@ struct circumstances {
   const struct endpoint *endpoint;
   const struct secrets *secrets;
   const struct pool *pool;
-  int64_t timeout_ms; /* of the whole call */
+  const char *credential; /* what it is, in words */
+  int64_t timeout_ms;     /* of the whole call */
 };
 
 /* Sets failure from a transfer that has finished; FAILURE_NONE when a whole answer, of whatever

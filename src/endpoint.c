@@ -190,6 +190,21 @@ enum endpoint_result endpoint_build(struct endpoint *endpoint, const struct sett
   return result;
 }
 
+bool endpoint_build_sibling(struct endpoint *sibling, const struct endpoint *endpoint,
+                            const char *path) {
+  CURLU *parsed = curl_url();
+  if (parsed == NULL) return false;
+  sibling->port = endpoint->port;
+  sibling->https = endpoint->https;
+  sibling->loopback = endpoint->loopback;
+  CURLUcode code = curl_url_set(parsed, CURLUPART_URL, endpoint->shown.data, 0);
+  if (!code) code = curl_url_set(parsed, CURLUPART_PATH, path, 0);
+  if (!code) code = copy_part(parsed, CURLUPART_URL, 0, CURLUE_OK, &sibling->url);
+  curl_url_cleanup(parsed);
+  return code == CURLUE_OK && buffer_append_string(&sibling->shown, sibling->url.data) &&
+         buffer_append_string(&sibling->authority, endpoint->authority.data);
+}
+
 void endpoint_free(struct endpoint *endpoint) {
   buffer_free(&endpoint->url);
   buffer_free(&endpoint->shown);

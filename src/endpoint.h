@@ -30,6 +30,10 @@ enum endpoint_result { ENDPOINT_OK, ENDPOINT_WRONG, ENDPOINT_NO_MEMORY };
 enum endpoint_result endpoint_build(struct endpoint *endpoint, const struct settings *settings,
                                     char problem[ENDPOINT_PROBLEM_SIZE]);
 
+/* Fills the zeroed sibling in: the same place with another path. False when memory is short. */
+bool endpoint_build_sibling(struct endpoint *sibling, const struct endpoint *endpoint,
+                            const char *path);
+
 void endpoint_free(struct endpoint *endpoint);
 
 #pragma GCC visibility pop

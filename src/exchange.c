@@ -5,14 +5,13 @@
 #include "clock.h"
 #include "retry.h"
 
-void exchange_begin(struct exchange *exchange, const char *url, int64_t timeout_ms,
+void exchange_begin(struct exchange *exchange, const char *url, int64_t deadline_ms,
                     int64_t retries) {
   failure_clear(&exchange->failure);
   exchange->state = EXCHANGE_WAITING;
   exchange->url = url;
-  exchange->timeout_ms = timeout_ms;
-  exchange->wake_ms = clock_steady_ms();
-  exchange->deadline_ms = exchange->wake_ms + timeout_ms;
+  exchange->wake_ms = 0; /* at once */
+  exchange->deadline_ms = deadline_ms;
   exchange->attempts = 0;
   exchange->retries = (unsigned)retries;
   exchange->lookup_timed_out = false;

@@ -26,15 +26,15 @@ struct exchange {
   struct transfer transfer;
   struct failure failure;
   const char *url;
-  int64_t timeout_ms;
   int64_t deadline_ms, wake_ms;         /* steady clock */
   int64_t sent_steady_ms, sent_wall_ms; /* when the last attempt was sent */
   unsigned attempts, retries;
   bool lookup_timed_out;
 };
 
-/* Makes ready for the first attempt. url must live until the exchange has ended. */
-void exchange_begin(struct exchange *exchange, const char *url, int64_t timeout_ms,
+/* Makes ready for the first attempt. url must live until the exchange has ended; the deadline is a
+ * time of the steady clock. */
+void exchange_begin(struct exchange *exchange, const char *url, int64_t deadline_ms,
                     int64_t retries);
 
 /* Does what can be done now: starts an attempt whose time has come, takes note of one that has

@@ -7,14 +7,9 @@
 #include <stddef.h>
 
 #include "buffer.h"
+#include "span.h"
 
 #pragma GCC visibility push(hidden)
-
-/* A run of bytes inside somebody else's memory. */
-struct span {
-  const char *start;
-  size_t length;
-};
 
 struct jwt {
   struct span header, claims, signature; /* still in base64url */

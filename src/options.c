@@ -24,7 +24,8 @@ enum kind {
   KIND_SCOPE,   /* a string, split at spaces, or a list */
   KIND_HEADERS,
   KIND_ADDRESSES,
-  KIND_ID_TOKEN, /* any bytes: judged at each fetch */
+  KIND_ID_TOKEN, /* any bytes: judged at each fetch; or, for a client, a function */
+  KIND_LOGIN,    /* a table of username and password */
   KIND_IGNORED   /* a string that a challenge brings along */
 };
 
@@ -39,52 +40,54 @@ struct option {
 
 #define AT(member) offsetof(struct settings, member)
 #define NOWHERE SIZE_MAX
-#define BOTH (OPTIONS_CLIENT | OPTIONS_REQUEST)
+#define ENDPOINT (OPTIONS_CLIENT | OPTIONS_LOGIN)
+#define ASKING (OPTIONS_REQUEST | OPTIONS_FETCH)
+#define REQUEST (OPTIONS_CLIENT | ASKING)
+#define FETCH (OPTIONS_CLIENT | OPTIONS_FETCH)
 
 static const struct option option_list[] = {
     /* endpoint */
-    {"host", KIND_STRING, OPTIONS_CLIENT, AT(host), NULL, NULL, 0, 0, 0},
-    {"port", KIND_INTEGER, OPTIONS_CLIENT, AT(port), NULL, NULL, 8443, 1, 65535},
-    {"path", KIND_STRING, OPTIONS_CLIENT, AT(path), "/image-manager/api/v1/auth/token", NULL, 0, 0,
-     0},
-    {"url", KIND_STRING, OPTIONS_CLIENT, AT(url), NULL, NULL, 0, 0, 0},
-    {"allow_http", KIND_BOOLEAN, OPTIONS_CLIENT, AT(allow_http), NULL, NULL, 0, 0, 0},
+    {"host", KIND_STRING, ENDPOINT, AT(host), NULL, NULL, 0, 0, 0},
+    {"port", KIND_INTEGER, ENDPOINT, AT(port), NULL, NULL, 8443, 1, 65535},
+    {"path", KIND_STRING, ENDPOINT, AT(path), "/image-manager/api/v1/auth/token", NULL, 0, 0, 0},
+    {"url", KIND_STRING, ENDPOINT, AT(url), NULL, NULL, 0, 0, 0},
+    {"allow_http", KIND_BOOLEAN, ENDPOINT, AT(allow_http), NULL, NULL, 0, 0, 0},
     /* credential */
-    {"id_token", KIND_ID_TOKEN, BOTH, AT(id_token), NULL, NULL, 0, 0, 0},
+    {"id_token", KIND_ID_TOKEN, FETCH, AT(id_token), NULL, NULL, 0, 0, 0},
     {"id_token_file", KIND_STRING, OPTIONS_CLIENT, AT(id_token_file), NULL, NULL, 0, 0, 0},
-    {"username", KIND_STRING, BOTH, AT(username), NULL, NULL, 0, 0, 0},
-    {"password", KIND_STRING, BOTH, AT(password), NULL, NULL, 0, 0, 0},
+    {"username", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(username), NULL, NULL, 0, 0, 0},
+    {"password", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(password), NULL, NULL, 0, 0, 0},
+    {"login", KIND_LOGIN, OPTIONS_CLIENT, AT(login_username), NULL, NULL, 0, 0, 0},
     {"anonymous", KIND_BOOLEAN, OPTIONS_CLIENT, AT(anonymous), NULL, NULL, 0, 0, 0},
     /* request defaults */
-    {"service", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"scope", KIND_SCOPE, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"account", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"client_id", KIND_TEXT, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"offline_token", KIND_BOOLEAN, BOTH, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"realm", KIND_IGNORED, OPTIONS_REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
-    {"error", KIND_IGNORED, OPTIONS_REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"service", KIND_TEXT, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"scope", KIND_SCOPE, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"account", KIND_TEXT, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"client_id", KIND_TEXT, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"offline_token", KIND_BOOLEAN, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"realm", KIND_IGNORED, ASKING, NOWHERE, NULL, NULL, 0, 0, 0},
+    {"error", KIND_IGNORED, ASKING, NOWHERE, NULL, NULL, 0, 0, 0},
     /* TLS */
-    {"cacert", KIND_STRING, OPTIONS_CLIENT, AT(cacert), NULL, NULL, 0, 0, 0},
-    {"capath", KIND_STRING, OPTIONS_CLIENT, AT(capath), NULL, NULL, 0, 0, 0},
-    {"insecure", KIND_BOOLEAN, OPTIONS_CLIENT, AT(insecure), NULL, NULL, 0, 0, 0},
-    {"cert", KIND_STRING, OPTIONS_CLIENT, AT(cert), NULL, NULL, 0, 0, 0},
-    {"key", KIND_STRING, OPTIONS_CLIENT, AT(key), NULL, NULL, 0, 0, 0},
-    {"key_password", KIND_STRING, OPTIONS_CLIENT, AT(key_password), NULL, NULL, 0, 0, 0},
-    {"pinned_public_key", KIND_STRING, OPTIONS_CLIENT, AT(pinned_public_key), NULL, NULL, 0, 0, 0},
-    {"tls_min", KIND_CHOICE, OPTIONS_CLIENT, AT(tls_min), "1.2", "1.3", 0, 0, 0},
+    {"cacert", KIND_STRING, ENDPOINT, AT(cacert), NULL, NULL, 0, 0, 0},
+    {"capath", KIND_STRING, ENDPOINT, AT(capath), NULL, NULL, 0, 0, 0},
+    {"insecure", KIND_BOOLEAN, ENDPOINT, AT(insecure), NULL, NULL, 0, 0, 0},
+    {"cert", KIND_STRING, ENDPOINT, AT(cert), NULL, NULL, 0, 0, 0},
+    {"key", KIND_STRING, ENDPOINT, AT(key), NULL, NULL, 0, 0, 0},
+    {"key_password", KIND_STRING, ENDPOINT, AT(key_password), NULL, NULL, 0, 0, 0},
+    {"pinned_public_key", KIND_STRING, ENDPOINT, AT(pinned_public_key), NULL, NULL, 0, 0, 0},
+    {"tls_min", KIND_CHOICE, ENDPOINT, AT(tls_min), "1.2", "1.3", 0, 0, 0},
     /* network */
-    {"timeout", KIND_SECONDS, BOTH, AT(timeout_ms), NULL, NULL, 30000, 0, 0},
-    {"connect_timeout", KIND_SECONDS, OPTIONS_CLIENT, AT(connect_timeout_ms), NULL, NULL, 10000, 0,
-     0},
-    {"retries", KIND_INTEGER, BOTH, AT(retries), NULL, NULL, 2, 0, 100},
-    {"proxy", KIND_TEXT, OPTIONS_CLIENT, AT(proxy), NULL, NULL, 0, 0, 0},
-    {"no_proxy", KIND_TEXT, OPTIONS_CLIENT, AT(no_proxy), NULL, NULL, 0, 0, 0},
-    {"resolve", KIND_ADDRESSES, OPTIONS_CLIENT, AT(resolve), NULL, NULL, 0, 0, 0},
-    {"http_version", KIND_CHOICE, OPTIONS_CLIENT, AT(http_version), "1.1", "2", 0, 0, 0},
-    {"headers", KIND_HEADERS, OPTIONS_CLIENT, AT(headers), NULL, NULL, 0, 0, 0},
-    {"user_agent", KIND_TEXT, OPTIONS_CLIENT, AT(user_agent), NULL, NULL, 0, 0, 0},
-    {"max_body_bytes", KIND_INTEGER, OPTIONS_CLIENT, AT(max_body_bytes), NULL, NULL, 1 << 20, 1,
-     1 << 30},
+    {"timeout", KIND_SECONDS, ENDPOINT | OPTIONS_FETCH, AT(timeout_ms), NULL, NULL, 30000, 0, 0},
+    {"connect_timeout", KIND_SECONDS, ENDPOINT, AT(connect_timeout_ms), NULL, NULL, 10000, 0, 0},
+    {"retries", KIND_INTEGER, ENDPOINT | OPTIONS_FETCH, AT(retries), NULL, NULL, 2, 0, 100},
+    {"proxy", KIND_TEXT, ENDPOINT, AT(proxy), NULL, NULL, 0, 0, 0},
+    {"no_proxy", KIND_TEXT, ENDPOINT, AT(no_proxy), NULL, NULL, 0, 0, 0},
+    {"resolve", KIND_ADDRESSES, ENDPOINT, AT(resolve), NULL, NULL, 0, 0, 0},
+    {"http_version", KIND_CHOICE, ENDPOINT, AT(http_version), "1.1", "2", 0, 0, 0},
+    {"headers", KIND_HEADERS, ENDPOINT, AT(headers), NULL, NULL, 0, 0, 0},
+    {"user_agent", KIND_TEXT, ENDPOINT, AT(user_agent), NULL, NULL, 0, 0, 0},
+    {"max_body_bytes", KIND_INTEGER, ENDPOINT, AT(max_body_bytes), NULL, NULL, 1 << 20, 1, 1 << 30},
+    {"parallel", KIND_INTEGER, OPTIONS_CLIENT, AT(parallel), NULL, NULL, 16, 1, 256},
 };
 
 enum { OPTION_COUNT = sizeof option_list / sizeof *option_list };
@@ -92,7 +95,7 @@ enum { OPTION_COUNT = sizeof option_list / sizeof *option_list };
 /* What is being read: the place and the argument that errors name. */
 struct reading {
   lua_State *L;
-  int argument;
+  struct options_origin origin;
   enum options_place place;
   struct settings *settings;
   int copy; /* stack index of the private copy */
@@ -102,10 +105,15 @@ static void *member(const struct reading *reading, const struct option *option) 
   return (char *)reading->settings + option->offset;
 }
 
-/* Raises "bad argument #n to 'new' (option 'name' …)". */
+/* Raises "bad argument #n to 'new' (…)". */
+static int refuse_table(const struct reading *reading, const char *what) {
+  if (reading->origin.number > 0)
+    what = lua_pushfstring(reading->L, "request %d: %s", reading->origin.number, what);
+  return luaL_argerror(reading->L, reading->origin.argument, what);
+}
+
 static int refuse(const struct reading *reading, const char *name, const char *what) {
-  const char *message = lua_pushfstring(reading->L, "option '%s' %s", name, what);
-  return luaL_argerror(reading->L, reading->argument, message);
+  return refuse_table(reading, lua_pushfstring(reading->L, "option '%s' %s", name, what));
 }
 
 static int refuse_type(const struct reading *reading, const char *name, const char *wanted) {
@@ -163,16 +171,16 @@ static void refuse_unknown(const struct reading *reading) {
   lua_State *L = reading->L;
   size_t length;
   if (lua_type(L, -2) != LUA_TSTRING)
-    luaL_argerror(L, reading->argument,
-                  lua_pushfstring(L, "option names are strings, not %s", luaL_typename(L, -2)));
+    refuse_table(reading,
+                 lua_pushfstring(L, "option names are strings, not %s", luaL_typename(L, -2)));
   const char *name = lua_tolstring(L, -2, &length);
-  if (!is_plain_name(name, length)) luaL_argerror(L, reading->argument, "unknown option");
+  if (!is_plain_name(name, length)) refuse_table(reading, "unknown option");
   const char *nearest = nearest_name(name, reading->place);
   const char *message =
       nearest == NULL
           ? lua_pushfstring(L, "unknown option '%s'", name)
           : lua_pushfstring(L, "unknown option '%s'; did you mean '%s'?", name, nearest);
-  luaL_argerror(L, reading->argument, message);
+  refuse_table(reading, message);
 }
 
 static const struct option *find_option(lua_State *L, int index) {
@@ -239,9 +247,37 @@ static void read_boolean(const struct reading *reading, const struct option *opt
 }
 
 static void read_id_token(const struct reading *reading, const struct option *option) {
-  if (lua_type(reading->L, -1) != LUA_TSTRING) refuse_type(reading, option->name, "a string");
-  *(const char **)member(reading, option) =
-      lua_tolstring(reading->L, -1, &reading->settings->id_token_length);
+  struct settings *settings = reading->settings;
+  bool may_be_function = reading->place == OPTIONS_CLIENT;
+  if (may_be_function && lua_isfunction(reading->L, -1))
+    settings->id_token_function = true;
+  else if (lua_type(reading->L, -1) == LUA_TSTRING)
+    settings->id_token = lua_tolstring(reading->L, -1, &settings->id_token_length);
+  else
+    refuse_type(reading, option->name, may_be_function ? "a string or a function" : "a string");
+}
+
+/* Puts a copy that keeps both strings alive in the place of the table at the top. */
+static void read_login(const struct reading *reading, const struct option *option) {
+  static const char *const names[] = {"username", "password"};
+  lua_State *L = reading->L;
+  const char *texts[2];
+  int given = lua_gettop(L), entries = 0;
+  if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
+  for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
+    entries++;
+  lua_newtable(L);
+  for (int i = 0; i < 2; i++) {
+    lua_pushstring(L, names[i]);
+    lua_rawget(L, given);
+    if (lua_isnil(L, -1)) refuse(reading, option->name, "must hold username and password");
+    texts[i] = check_string(reading, option->name);
+    lua_rawseti(L, given + 1, i + 1);
+  }
+  if (entries != 2) refuse(reading, option->name, "must hold username and password alone");
+  reading->settings->login_username = texts[0];
+  reading->settings->login_password = texts[1];
+  lua_replace(L, given);
 }
 
 /* Appends the parts of the string at the top, which spaces divide, to the list below it; pops the
@@ -414,19 +450,31 @@ static void read_value(const struct reading *reading, const struct option *optio
   case KIND_ID_TOKEN:
     read_id_token(reading, option);
     break;
+  case KIND_LOGIN:
+    read_login(reading, option);
+    break;
   }
+}
+
+/* Raises for an option that is known but stands in the wrong table. */
+static void refuse_place(const struct reading *reading, const struct option *option) {
+  const char *what = "does not belong to a log-in";
+  if (reading->place == OPTIONS_CLIENT)
+    what = "belongs to a request, not to a client";
+  else if (reading->place == OPTIONS_REQUEST && (option->places & OPTIONS_FETCH) != 0)
+    what = "belongs to the client, or to a request of client:fetch";
+  else if (reading->place != OPTIONS_LOGIN)
+    what = "belongs to the client, not to a request";
+  refuse(reading, option->name, what);
 }
 
 static void read_all(const struct reading *reading) {
   lua_State *L = reading->L;
   luaL_checkstack(L, 12, "options");
-  for (lua_pushnil(L); lua_next(L, reading->argument) != 0;) {
+  for (lua_pushnil(L); lua_next(L, reading->origin.index) != 0;) {
     const struct option *option = find_option(L, -2);
     if (option == NULL) refuse_unknown(reading);
-    if ((option->places & reading->place) == 0)
-      refuse(reading, option->name,
-             reading->place == OPTIONS_REQUEST ? "belongs to the client, not to a request"
-                                               : "belongs to a request, not to a client");
+    if ((option->places & reading->place) == 0) refuse_place(reading, option);
     read_value(reading, option);
     lua_setfield(L, reading->copy, option->name); /* leaves the key for lua_next */
   }
@@ -441,6 +489,7 @@ static void set_defaults(const struct reading *reading) {
     else if (option->number != 0)
       *(int64_t *)member(reading, option) = option->number;
   }
+  if (reading->place == OPTIONS_LOGIN) reading->settings->path = OPTIONS_LOGIN_PATH;
 }
 
 static bool was_given(const struct reading *reading, const char *name) {
@@ -454,7 +503,7 @@ static void check_endpoint(const struct reading *reading) {
   static const char *const parts[] = {"host", "port", "path"};
   const struct settings *settings = reading->settings;
   if (settings->url == NULL && settings->host == NULL)
-    luaL_argerror(reading->L, reading->argument, "option 'host' (or 'url') is missing");
+    refuse_table(reading, "option 'host' (or 'url') is missing");
   for (size_t i = 0; settings->url != NULL && i < sizeof parts / sizeof *parts; i++)
     if (was_given(reading, parts[i]))
       refuse(reading, "url", "stands instead of host, port and path");
@@ -474,26 +523,49 @@ static void check_user(const struct reading *reading) {
 static unsigned count_credentials(const struct settings *settings) {
   unsigned count = settings->anonymous;
   if (settings->id_token != NULL) count++;
+  if (settings->id_token_function) count++;
   if (settings->id_token_file != NULL) count++;
   if (settings->username != NULL) count++;
+  if (settings->login_username != NULL) count++;
   return count;
+}
+
+static bool is_request(const struct reading *reading) {
+  return reading->place == OPTIONS_REQUEST || reading->place == OPTIONS_FETCH;
 }
 
 static void check_credential(const struct reading *reading) {
   check_user(reading);
   unsigned count = count_credentials(reading->settings);
-  if (count == 1 || (count == 0 && reading->place == OPTIONS_REQUEST)) return;
-  luaL_argerror(reading->L, reading->argument,
-                count == 0 ? "no credential: pass id_token, id_token_file, username and password, "
-                             "or anonymous = true"
-                           : "more than one credential: pass only one of id_token, id_token_file, "
-                             "username and password, anonymous");
+  if (count == 1 || (count == 0 && is_request(reading))) return;
+  const char *problem = "more than one credential: pass only one of id_token, id_token_file, "
+                        "username and password, login, anonymous";
+  if (reading->place == OPTIONS_LOGIN)
+    problem = "a log-in needs username and password";
+  else if (count == 0)
+    problem = "no credential: pass id_token, id_token_file, username and password, login, or "
+              "anonymous = true";
+  refuse_table(reading, problem);
 }
 
-static void clear_credential(struct settings *settings) {
-  settings->id_token = settings->id_token_file = NULL;
+/* Takes the credential of one set of settings over into another. */
+static void copy_credential(struct settings *to, const struct settings *from) {
+  to->id_token = from->id_token;
+  to->id_token_length = from->id_token_length;
+  to->id_token_function = from->id_token_function;
+  to->id_token_file = from->id_token_file;
+  to->username = from->username;
+  to->password = from->password;
+  to->login_username = from->login_username;
+  to->login_password = from->login_password;
+  to->anonymous = from->anonymous;
+}
+
+/* User name and password are for the identity provider's form, not for HTTP Basic. */
+static void turn_into_login(struct settings *settings) {
+  settings->login_username = settings->username;
+  settings->login_password = settings->password;
   settings->username = settings->password = NULL;
-  settings->anonymous = false;
 }
 
 static void check_tls(const struct reading *reading) {
@@ -501,74 +573,26 @@ static void check_tls(const struct reading *reading) {
     refuse(reading, "key", "needs option 'cert' beside it");
 }
 
-void options_read(lua_State *L, int argument, enum options_place place, struct settings *settings) {
-  struct settings before = *settings;
-  luaL_checktype(L, argument, LUA_TTABLE);
+void options_read(lua_State *L, struct options_origin origin, enum options_place place,
+                  struct settings *settings) {
+  const struct settings none = {0}, before = *settings;
+  struct reading reading = {L, origin, place, settings, 0};
+  if (!lua_istable(L, origin.index))
+    refuse_table(&reading,
+                 lua_pushfstring(L, "a table is expected, not %s", luaL_typename(L, origin.index)));
   lua_newtable(L);
-  const struct reading reading = {L, argument, place, settings, lua_gettop(L)};
-  if (place == OPTIONS_CLIENT)
-    set_defaults(&reading);
+  reading.copy = lua_gettop(L);
+  if (is_request(&reading))
+    copy_credential(settings, &none);
   else
-    clear_credential(settings);
+    set_defaults(&reading);
   read_all(&reading);
   check_credential(&reading);
-  if (place == OPTIONS_CLIENT) {
+  if (!is_request(&reading)) {
     check_endpoint(&reading);
     check_tls(&reading);
+    if (place == OPTIONS_LOGIN) turn_into_login(settings);
   } else if (count_credentials(settings) == 0) {
-    settings->id_token = before.id_token;
-    settings->id_token_length = before.id_token_length;
-    settings->id_token_file = before.id_token_file;
-    settings->username = before.username;
-    settings->password = before.password;
-    settings->anonymous = before.anonymous;
+    copy_credential(settings, &before);
   }
-}
-
-/* Pushes a field of a request, or of the defaults where the request does not name it. */
-static int push_field(lua_State *L, int request, int defaults, const char *name) {
-  if (request != 0) {
-    lua_getfield(L, request, name);
-    if (!lua_isnil(L, -1)) return lua_type(L, -1);
-    lua_pop(L, 1);
-  }
-  lua_getfield(L, defaults, name);
-  return lua_type(L, -1);
-}
-
-/* Appends name=value with the value at the top of the stack. */
-static bool append_pair(lua_State *L, const char *name, bool *has_query, struct buffer *url) {
-  size_t length;
-  const char *value = lua_tolstring(L, -1, &length);
-  if (length == 0) return true;
-  bool ok = buffer_append_string(url, *has_query ? "&" : "?") && buffer_append_string(url, name) &&
-            buffer_append_string(url, "=") && buffer_append_encoded(url, value, length);
-  *has_query = true;
-  return ok;
-}
-
-bool options_append_query(lua_State *L, int request, int defaults, bool has_query,
-                          struct buffer *url) {
-  static const char *const texts[] = {"service", "account", "client_id"};
-  bool ok = true;
-  for (size_t i = 0; ok && i < sizeof texts / sizeof *texts; i++) {
-    if (push_field(L, request, defaults, texts[i]) == LUA_TSTRING)
-      ok = append_pair(L, texts[i], &has_query, url);
-    lua_pop(L, 1);
-  }
-  if (push_field(L, request, defaults, "offline_token") == LUA_TBOOLEAN && lua_toboolean(L, -1)) {
-    lua_pushliteral(L, "true");
-    ok = ok && append_pair(L, "offline_token", &has_query, url);
-    lua_pop(L, 1);
-  }
-  lua_pop(L, 1);
-  if (push_field(L, request, defaults, "scope") == LUA_TTABLE) {
-    for (int i = 1; ok && i <= (int)compat_rawlen(L, -1); i++) {
-      lua_rawgeti(L, -1, i);
-      ok = append_pair(L, "scope", &has_query, url);
-      lua_pop(L, 1);
-    }
-  }
-  lua_pop(L, 1);
-  return ok;
 }

@@ -6,25 +6,34 @@
 
 #include <lua.h>
 
-#include "buffer.h"
 #include "settings.h"
 
 #pragma GCC visibility push(hidden)
 
-/* The tables in which an option may stand. */
-enum options_place { OPTIONS_CLIENT = 1, OPTIONS_REQUEST = 2 };
+/* The tables in which an option may stand: that of icptoken.new, a request of client:token or
+ * fetch_all, one of client:fetch, that of icptoken.login. */
+enum options_place {
+  OPTIONS_CLIENT = 1,
+  OPTIONS_REQUEST = 2,
+  OPTIONS_FETCH = 4,
+  OPTIONS_LOGIN = 8
+};
 
-/* Reads the table at argument into settings and pushes a table that keeps every string that
- * settings now points to alive. For OPTIONS_CLIENT what is not given gets its default, and the
- * combination is checked (one credential, host or url). For OPTIONS_REQUEST only what is given
- * is changed; a credential replaces the one that was there. */
-void options_read(lua_State *L, int argument, enum options_place place, struct settings *settings);
+/* Where a log-in goes unless option path says otherwise. */
+#define OPTIONS_LOGIN_PATH "/idprovider/v1/auth/identitytoken"
 
-/* Appends the query ("?service=…&scope=…") that a request asks for; what the table at request does
- * not name comes from the one at defaults. Both are tables that options_read has pushed; request
- * may be 0 for none. False when memory is short. */
-bool options_append_query(lua_State *L, int request, int defaults, bool has_query,
-                          struct buffer *url);
+/* Where a table of options comes from: its stack index, the argument that errors name, and its
+ * number where it is one of a list of requests (else 0). */
+struct options_origin {
+  int index, argument, number;
+};
+
+/* Reads the table of an origin into settings and pushes a table that keeps every string that
+ * settings now points to alive. For OPTIONS_CLIENT and OPTIONS_LOGIN what is not given gets its
+ * default, and the combination is checked (one credential, host or url). For a request only what
+ * is given is changed; a credential replaces the one that was there. */
+void options_read(lua_State *L, struct options_origin origin, enum options_place place,
+                  struct settings *settings);
 
 #pragma GCC visibility pop
 

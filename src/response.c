@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "challenge.h"
 #include "clock.h"
 #include "compat.h"
 #include "jwt.h"
@@ -242,16 +243,50 @@ static void blame_body(lua_State *L, const struct reader *reader, struct exchang
   }
 }
 
-bool response_read_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                         struct token_limits *limits) {
+/* Pushes the object that the answer holds and has it finished. */
+static bool read_object(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                        struct token_limits *limits, response_reader *finish) {
   const struct buffer *body = &exchange->transfer.answer.body;
   bool usable = false;
   if (push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length))
-    usable = finish_token(L, reader, exchange, limits);
+    usable = finish(L, reader, exchange, limits);
   else
     blame_body(L, reader, exchange);
   if (!usable) lua_pop(L, 1);
   return usable;
+}
+
+bool response_read_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  return read_object(L, reader, exchange, limits, finish_token);
+}
+
+/* Checks the identity provider's answer at the top and completes it. */
+static bool finish_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  struct failure *failure = &exchange->failure;
+  size_t length = 0;
+  int64_t seconds;
+  (void)limits;
+  const char *token =
+      raw_field(L, -1, "id_token") == LUA_TSTRING ? lua_tolstring(L, -1, &length) : "";
+  bool usable = jwt_is_b64token(token, length);
+  lua_pop(L, 1);
+  if (!usable) return invalid(failure, reader->about, "it holds no id_token; has the user a team?");
+  bool timed = raw_field(L, -1, "expires_in") != LUA_TNIL;
+  lua_pop(L, 1);
+  if (!timed) return true;
+  if (!take_expires_in(L, &seconds))
+    return invalid(failure, reader->about, "its expires_in is no number of seconds");
+  set_whole(L, -1, "expires_in", seconds);
+  set_whole(L, -1, "received_at", floor_seconds(clock_wall_ms()));
+  set_whole(L, -1, "expires_at", floor_seconds(exchange->sent_wall_ms + seconds * 1000));
+  return true;
+}
+
+bool response_read_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  return read_object(L, reader, exchange, limits, finish_login);
 }
 
 /* Sets field name of the table at the top to the scrubbed text at value, when it is a text. */
@@ -411,11 +446,6 @@ static void explain_ended(const struct reader *reader, const struct exchange *ex
   snprintf(out, size, "; the ID token ended%s: log in again", when);
 }
 
-static const char *credential_name(const struct settings *settings) {
-  if (settings->username != NULL) return "user name and password";
-  return settings->anonymous ? "a request without a credential" : "the ID token";
-}
-
 void response_read_refusal(lua_State *L, const struct reader *reader, struct exchange *exchange) {
   const struct circumstances *about = reader->about;
   const struct answer *answer = &exchange->transfer.answer;
@@ -437,8 +467,8 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
     break;
   case FAILURE_UNAUTHORIZED:
     explain_ended(reader, exchange, ended, sizeof ended);
-    failure_set(failure, code, retryable, "%s refused %s (401)%s%s%s", where,
-                credential_name(about->settings), colon, words, ended);
+    failure_set(failure, code, retryable, "%s refused %s (401)%s%s%s", where, about->credential,
+                colon, words, ended);
     break;
   case FAILURE_FORBIDDEN:
     failure_set(failure, code, retryable, "%s forbids this to the user (403)%s%s", where, colon,
@@ -533,5 +563,26 @@ bool response_push_jwt(lua_State *L, int decode, const char *text, size_t length
   }
   lua_pushlstring(L, jwt.signature.start, jwt.signature.length);
   lua_setfield(L, -2, "signature");
+  return true;
+}
+
+bool response_push_challenge(lua_State *L, const char *text, size_t length,
+                             struct failure *failure) {
+  struct challenge challenge;
+  const char *problem = challenge_read(text, length, &challenge);
+  if (problem != NULL) {
+    failure_set(failure, FAILURE_INVALID_RESPONSE, false,
+                "this is no usable WWW-Authenticate value: %s", problem);
+    return false;
+  }
+  lua_createtable(L, 0, CHALLENGE_FIELDS);
+  for (size_t i = 0; i < CHALLENGE_FIELDS; i++) {
+    const struct span *value = &challenge.value[i];
+    if (value->start == NULL) continue;
+    char *room = lua_newuserdata(L, value->length + 1);
+    lua_pushlstring(L, room, challenge_unescape(*value, room));
+    lua_setfield(L, -3, challenge_names[i]);
+    lua_pop(L, 1);
+  }
   return true;
 }

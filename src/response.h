@@ -30,9 +30,17 @@ struct token_limits {
 /* Pushes the JSON decoder: a cjson of our own, strict and shallow. Raises what require raises. */
 void response_push_decoder(lua_State *L);
 
-/* Reads an answer of status 200: pushes the token table and fills limits in, or pushes nothing and
- * sets the failure of the exchange. */
+/* Reads an answer of status 200: pushes the table and fills limits in, or pushes nothing and sets
+ * the failure of the exchange. */
+typedef bool response_reader(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                             struct token_limits *limits);
+
+/* That of the token endpoint. */
 bool response_read_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits);
+
+/* That of the identity provider, which must bring an ID token. limits are not used. */
+bool response_read_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
                          struct token_limits *limits);
 
 /* Reads an answer of any other status: sets the failure of the exchange and pushes the list for
@@ -47,6 +55,11 @@ int response_push_failure(lua_State *L, const struct failure *failure, const cha
  * why. */
 bool response_push_jwt(lua_State *L, int decode, const char *text, size_t length,
                        struct failure *failure);
+
+/* Pushes { realm=, service=, scope=, error= } of the Bearer challenge in a WWW-Authenticate value,
+ * or nothing when there is none: failure then says why. */
+bool response_push_challenge(lua_State *L, const char *text, size_t length,
+                             struct failure *failure);
 
 #pragma GCC visibility pop
 

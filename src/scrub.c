@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "jwt.h"
+
 enum { SHORTEST_SECRET = 4, SHORTEST_JWT = 10 };
 
 static const char mask[] = "[hidden]";

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-#include "jwt.h"
+#include "span.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -21,6 +21,8 @@ struct settings {
   /* credential: one of them */
   const char *id_token, *id_token_file, *username, *password;
   size_t id_token_length; /* the ID token alone may hold any byte; it is judged at each fetch */
+  const char *login_username, *login_password;
+  bool id_token_function; /* the function itself stays in Lua */
   bool anonymous;
   /* TLS */
   const char *cacert, *capath, *cert, *key, *key_password, *pinned_public_key, *tls_min;

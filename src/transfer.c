@@ -199,6 +199,9 @@ static void set_network(const struct setup *setup, const struct endpoint *endpoi
   SET(setup, CURLOPT_HTTP_VERSION,
       (long)(strcmp(settings->http_version, "2") == 0 ? CURL_HTTP_VERSION_2TLS
                                                       : CURL_HTTP_VERSION_1_1));
+  if (strcmp(settings->http_version, "2") == 0)
+    SET(setup, CURLOPT_PIPEWAIT,
+        1L);            /* rather a stream on the first connection than a second one */
   if (!endpoint->https) /* a proxy would see the credential, the environment's as well */
     SET(setup, CURLOPT_PROXY, "");
   else if (settings->proxy != NULL)
@@ -234,16 +237,27 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
   return note_refusal(&setup, pool_attach(pool, setup.easy), "CURLOPT_OPENSOCKETFUNCTION");
 }
 
-void transfer_set_credential(struct transfer *transfer, struct buffer *line) {
-  struct buffer old = transfer->credential;
-  transfer->credential = *line;
-  *line = (struct buffer){0};
+bool transfer_set_credential(struct transfer *transfer, const struct buffer *line) {
+  buffer_clear(&transfer->credential);
+  bool copied = buffer_append(&transfer->credential, line->data, line->length);
   transfer->authorization = (struct curl_slist){transfer->credential.data, transfer->headers};
-  bool empty = transfer->credential.length == 0;
+  bool empty = !copied || line->length == 0;
   curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER,
                    empty ? transfer->headers : &transfer->authorization);
-  buffer_free(&old);
+  return copied;
 }
+
+CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form) {
+  buffer_free(&transfer->form);
+  transfer->form = *form;
+  *form = (struct buffer){0};
+  CURLcode code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDSIZE_LARGE,
+                                   (curl_off_t)transfer->form.length);
+  if (!code) code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDS, transfer->form.data);
+  return code;
+}
+
+void transfer_clear_form(struct transfer *transfer) { buffer_clear(&transfer->form); }
 
 static CURLcode set_url(struct transfer *transfer, const char *url) {
   if (transfer->url.length > 0 && strcmp(transfer->url.data, url) == 0) return CURLE_OK;
@@ -320,6 +334,7 @@ void transfer_close(struct transfer *transfer, struct pool *pool) {
   curl_slist_free_all(transfer->headers);
   curl_slist_free_all(transfer->addresses);
   buffer_free(&transfer->credential);
+  buffer_free(&transfer->form);
   buffer_free(&transfer->url);
   buffer_free(&transfer->answer.body);
   *transfer = (struct transfer){0};

@@ -41,7 +41,9 @@ struct transfer {
   struct curl_slist *addresses;    /* of option resolve */
   struct curl_slist authorization; /* stands before them; its text is the credential buffer's */
   struct buffer credential;        /* "Authorization: …" or empty */
+  struct buffer form;              /* the body of a POST; empty for a GET */
   struct buffer url;               /* what the handle was told last */
+  uint64_t credential_serial;      /* for whoever set the credential to tell which it is */
   size_t body_limit;
   int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
   bool active;                            /* libcurl has it in hand */
@@ -63,9 +65,15 @@ struct transfer_problem {
 bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
                    const struct settings *settings, struct transfer_problem *problem);
 
-/* Puts the "Authorization: …" line that requests carry from now on in place; its bytes are moved
- * out of line. An empty line means none. */
-void transfer_set_credential(struct transfer *transfer, struct buffer *line);
+/* Makes requests from now on carry a copy of the "Authorization: …" line; an empty one means none.
+ * False, and none is carried, when memory is short. */
+bool transfer_set_credential(struct transfer *transfer, const struct buffer *line);
+
+/* Makes requests from now on POST the form, whose bytes are moved out of it. */
+CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form);
+
+/* Wipes the form; it must be set anew before the next request. */
+void transfer_clear_form(struct transfer *transfer);
 
 /* Starts a request. The limit and the connect limit are milliseconds, at least 1. */
 CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char *url,

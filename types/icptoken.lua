@@ -58,13 +58,16 @@
 ---@field account? string
 ---@field client_id? string
 ---@field offline_token? boolean
+---@field realm? string of a challenge; not used
+---@field error? string of a challenge; not used
+
+---A request of client:fetch may bring more.
+---@class icptoken.FetchRequest: icptoken.Request
 ---@field id_token? string
 ---@field username? string
 ---@field password? string
 ---@field timeout? number seconds
 ---@field retries? integer
----@field realm? string of a challenge; not used
----@field error? string of a challenge; not used
 
 ---@class icptoken.Options
 ---@field host? string name or IP number of the master
@@ -72,10 +75,11 @@
 ---@field path? string
 ---@field url? string instead of host, port and path
 ---@field allow_http? boolean
----@field id_token? string
+---@field id_token? string|fun(): string?, string? a function returns the ID token, or nil and a message
 ---@field id_token_file? string read anew for every fetch
 ---@field username? string
 ---@field password? string
+---@field login? { username: string, password: string } logs in by itself
 ---@field anonymous? boolean
 ---@field service? string
 ---@field scope? string|string[]
@@ -100,6 +104,56 @@
 ---@field headers? table<string, string>
 ---@field user_agent? string
 ---@field max_body_bytes? integer 1 MiB
+---@field parallel? integer of fetch_all, 16
+
+---@class icptoken.Login
+---@field host? string name or IP number of the master
+---@field port? integer 8443
+---@field path? string
+---@field url? string instead of host, port and path
+---@field allow_http? boolean
+---@field username? string
+---@field password? string
+---@field cacert? string file
+---@field capath? string directory
+---@field insecure? boolean
+---@field cert? string file
+---@field key? string file
+---@field key_password? string
+---@field pinned_public_key? string
+---@field tls_min? "1.2"|"1.3"
+---@field timeout? number seconds, 30
+---@field connect_timeout? number seconds, 10
+---@field retries? integer 2
+---@field proxy? string
+---@field no_proxy? string
+---@field resolve? table<string, string>
+---@field http_version? "1.1"|"2"
+---@field headers? table<string, string>
+---@field user_agent? string
+---@field max_body_bytes? integer 1 MiB
+
+---The identity provider's answer.
+---@class icptoken.Identity
+---@field id_token string
+---@field access_token? string
+---@field refresh_token? string
+---@field token_type? string
+---@field scope? string
+---@field expires_in? integer seconds
+---@field received_at? integer epoch seconds
+---@field expires_at? integer epoch seconds
+
+---@class icptoken.Challenge
+---@field realm? string
+---@field service? string
+---@field scope? string
+---@field error? string
+
+---Why one request of fetch_all failed.
+---@class icptoken.Failure: icptoken.Details
+---@field message string
+---@field code icptoken.Code
 
 ---@class icptoken.Timings
 ---@field namelookup number seconds from the start, as the others
@@ -111,8 +165,11 @@
 ---@field connections integer new connections; 0 when a kept one was used
 
 ---@class icptoken.Stats
----@field requests integer
----@field attempts integer
+---@field requests integer questions to the endpoint
+---@field attempts integer requests sent, retries and log-ins among them
+---@field cache_hits integer answers of client:token from the cache
+---@field refreshes integer attempts to renew ahead
+---@field stale integer answers with the old token because the endpoint failed
 ---@field failures table<icptoken.Code, integer>
 ---@field timings icptoken.Timings of the last transfer
 
@@ -120,12 +177,36 @@
 local client = {}
 
 ---Asks the endpoint for a new token.
----@param request? icptoken.Request
+---@param request? icptoken.FetchRequest
 ---@return icptoken.Token? token
 ---@return string? message
 ---@return icptoken.Code? code
 ---@return icptoken.Details? details
 function client:fetch(request) end
+
+---A good token: from the cache, renewed ahead of its end. Not to be modified.
+---@param request? icptoken.Request
+---@return icptoken.Token? token
+---@return string? message nil with a token
+---@return icptoken.Code|"fresh"|"cached"|"stale"? code with a token, its source
+---@return icptoken.Details? details
+function client:token(request) end
+
+---Many tokens at once, no more than option parallel under way. Not cached.
+---@param requests icptoken.Request[]
+---@return (icptoken.Token|false)[]? tokens false where a request failed
+---@return table<integer, icptoken.Failure>|string? errors nil when none failed
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function client:fetch_all(requests) end
+
+---Forgets the cached entry that holds exactly this token.
+---@param token string
+---@return boolean? found
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function client:invalidate(token) end
 
 ---Counters, and the timings of the last transfer.
 ---@return icptoken.Stats? stats
@@ -157,6 +238,22 @@ function icptoken.new(options) end
 ---@return icptoken.Code? code
 ---@return icptoken.Details? details
 function icptoken.fetch(options) end
+
+---Logs in at the identity provider.
+---@param options icptoken.Login
+---@return icptoken.Identity? identity
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function icptoken.login(options) end
+
+---The Bearer challenge of a WWW-Authenticate value; fits client:token and client:fetch.
+---@param value string
+---@return icptoken.Challenge? challenge
+---@return string? message
+---@return icptoken.Code? code
+---@return icptoken.Details? details
+function icptoken.challenge(value) end
 
 ---The parts of a JWT. Nothing is verified.
 ---@param jwt string

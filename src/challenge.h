@@ -1,0 +1,37 @@
+/* challenge.h - the Bearer challenge of a WWW-Authenticate value (RFC 7235, RFC 6750). */
+#ifndef ICPTOKEN_CHALLENGE_H
+#define ICPTOKEN_CHALLENGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "span.h"
+
+#pragma GCC visibility push(hidden)
+
+enum challenge_field {
+  CHALLENGE_REALM,
+  CHALLENGE_SERVICE,
+  CHALLENGE_SCOPE,
+  CHALLENGE_ERROR,
+  CHALLENGE_FIELDS
+};
+
+/* The values as they stand, inside the text that was read; absent ones have a NULL start. */
+struct challenge {
+  struct span value[CHALLENGE_FIELDS];
+};
+
+extern const char *const challenge_names[CHALLENGE_FIELDS];
+
+/* Reads a whole header value, which may hold several challenges, and keeps the first of scheme
+ * Bearer. NULL when that went well, else what is wrong, in words. */
+const char *challenge_read(const char *text, size_t length, struct challenge *challenge);
+
+/* Writes a value with the escapes of a quoted string resolved, and returns its length, which is no
+ * more than that of the value. */
+size_t challenge_unescape(struct span value, char *out);
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,20 @@
+/* token.h - client:token: the cache before the endpoint. */
+#ifndef ICPTOKEN_TOKEN_H
+#define ICPTOKEN_TOKEN_H
+
+#include <lua.h>
+
+#pragma GCC visibility push(hidden)
+
+/* client:token with the client at index: a good token for the request at argument (a table, or nil
+ * or none for the client's own). Pushes token, nil, source and returns 3, or nil, message, code,
+ * details and 4. */
+int token_get(lua_State *L, int index, int argument);
+
+/* client:invalidate: forgets the entry that holds exactly the token at argument, and pushes whether
+ * there was one. */
+int token_invalidate(lua_State *L, int index, int argument);
+
+#pragma GCC visibility pop
+
+#endif
