@@ -33,13 +33,22 @@ static double find_exp(const char *text, size_t length) {
   return exp;
 }
 
+/* How often the text holds the word. */
+static int count_word(const struct buffer *text, const char *word) {
+  int count = 0;
+  size_t length = strlen(word);
+  for (size_t i = 0; i + length <= text->length; i++)
+    if (memcmp(text->data + i, word, length) == 0) count++;
+  return count;
+}
+
+/* cjson reads more than JSON allows (leading zeros, hexadecimal digits), and takes the last of two
+ * members of one name where the scanner takes the first. */
 static void compare(const struct buffer *claims, const struct jwt_times *times) {
   if (memchr(claims->data, '\\', claims->length) != NULL) return;
+  if (count_word(claims, "\"exp\"") != 1 || !times->has_exp) return;
   double exp = find_exp(claims->data, claims->length);
-  if (isnan(exp) || !isfinite(exp)) return;
-  /* cjson reads more than JSON allows: leading zeros, hexadecimal digits */
-  if (!times->has_exp) return;
-  assert(fabs(exp - times->exp) <= fabs(exp) * 1e-9);
+  if (isfinite(exp)) assert(fabs(exp - times->exp) <= fabs(exp) * 1e-9);
 }
 
 /* A JWT made of these claims, as text of base64url. */
@@ -72,8 +81,11 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   wrap(data, size, &token);
   if (!jwt_read_times(token.data, token.length, &scratch, &times)) abort();
   if (size > 0) {
-    assert(scratch.length == size && memcmp(scratch.data, data, size) == 0);
-    compare(&scratch, &times);
+    struct buffer claims = {0};
+    if (!buffer_append(&claims, data, size)) abort();
+    assert(scratch.length <= size && memcmp(scratch.data, data, scratch.length) == 0);
+    compare(&claims, &times);
+    buffer_free(&claims);
   }
   (void)jwt_has_ended(&times, 1511990661);
   buffer_free(&scratch);

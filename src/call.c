@@ -65,7 +65,11 @@ static void add_secret_string(struct secrets *secrets, const char *text) {
 
 /* The value of an "Authorization: <scheme> <value>" line. */
 static void add_secret_line(struct secrets *secrets, const struct buffer *line) {
-  if (line->length > 0) add_secret_string(secrets, strrchr(line->data, ' ') + 1);
+  static const char name[] = "Authorization: ";
+  if (line->length < sizeof name) return;
+  const char *space = memchr(line->data + sizeof name - 1, ' ', line->length - sizeof name + 1);
+  if (space != NULL)
+    scrub_add_secret(secrets, space + 1, (size_t)(line->data + line->length - space - 1));
 }
 
 static void gather_secrets(struct call *call) {

@@ -204,7 +204,8 @@ static void note_member(struct jwt_times *times, struct span name, const char *v
     times->has_iat = is_number(value, end, &times->iat);
 }
 
-/* One pass over the members of the object at p; false when it is no object from { to }. */
+/* One pass over the members of the object at p, until both times were seen or the object ends;
+ * false when it does neither. */
 static bool scan_members(const char *p, const char *end, struct jwt_times *times) {
   p = skip_space(p, end);
   if (p == end || *p != '{') return false;
@@ -222,21 +223,32 @@ static bool scan_members(const char *p, const char *end, struct jwt_times *times
     p = skip_value(p, end);
     if (p == NULL) return false;
     note_member(times, name, value, p);
+    if (times->has_exp && times->has_iat) return true;
     p = skip_space(p, end);
   } while (p < end && *p == ',');
   return p < end && *p == '}';
 }
 
+/* Decodes a part of the claims and scans it. */
+static bool scan_part(struct span part, struct buffer *scratch, struct jwt_times *times) {
+  *times = (struct jwt_times){0};
+  return jwt_decode_part(part, scratch->data, &scratch->length) &&
+         scan_members(scratch->data, scratch->data + scratch->length, times);
+}
+
+/* The times stand at the front of the claims, the list of what the token allows at their end: so
+ * the front is tried alone first. */
 bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
                     struct jwt_times *times) {
+  enum { FRONT = 192 }; /* whole groups of base64url */
   struct jwt jwt;
   *times = (struct jwt_times){0};
   if (!jwt_split(token, length, &jwt)) return true;
   buffer_clear(scratch);
   if (!buffer_reserve(scratch, JWT_ROOM(jwt.claims))) return false;
-  if (!jwt_decode_part(jwt.claims, scratch->data, &scratch->length) ||
-      !scan_members(scratch->data, scratch->data + scratch->length, times))
-    *times = (struct jwt_times){0};
+  struct span front = {jwt.claims.start, FRONT};
+  if (jwt.claims.length > FRONT && scan_part(front, scratch, times)) return true;
+  if (!scan_part(jwt.claims, scratch, times)) *times = (struct jwt_times){0};
   return true;
 }
 

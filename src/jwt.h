@@ -41,8 +41,9 @@ bool jwt_is_base64url(struct span part);
  * means nothing. */
 bool jwt_decode_part(struct span part, char *out, size_t *length);
 
-/* Reads exp and iat of a token into times. What cannot be read counts as not there. The claims are
- * decoded into scratch, which is left holding them. False only when memory is short. */
+/* Reads exp and iat of a token into times. What cannot be read counts as not there; nothing behind
+ * the place where both were found is looked at. scratch is left holding claims. False only when
+ * memory is short. */
 bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
                     struct jwt_times *times);
 

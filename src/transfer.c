@@ -323,9 +323,12 @@ void transfer_stop(struct transfer *transfer, struct pool *pool) {
 }
 
 void transfer_forget_answer(struct transfer *transfer) {
-  struct buffer body = transfer->answer.body;
-  buffer_clear(&body);
-  transfer->answer = (struct answer){.body = body};
+  struct answer *answer = &transfer->answer;
+  buffer_clear(&answer->body);
+  begin_head(answer, "", 0);
+  answer->status = 0;
+  answer->head_bytes = 0;
+  answer->too_large = false;
 }
 
 void transfer_close(struct transfer *transfer, struct pool *pool) {
