@@ -240,7 +240,7 @@ static bool scan_part(struct span part, struct buffer *scratch, struct jwt_times
  * the front is tried alone first. */
 bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
                     struct jwt_times *times) {
-  enum { FRONT = 192 }; /* whole groups of base64url */
+  enum { FRONT = 160 }; /* whole groups of base64url */
   struct jwt jwt;
   *times = (struct jwt_times){0};
   if (!jwt_split(token, length, &jwt)) return true;
