@@ -50,6 +50,7 @@ build = {
         "src/response.c",
         "src/retry.c",
         "src/scrub.c",
+        "src/session.c",
         "src/token.c",
         "src/transfer.c",
       },

@@ -7,11 +7,11 @@
 #include <lua.h>
 
 #include "src/batch.h"
-#include "src/call.h"
 #include "src/client.h"
 #include "src/compat.h"
 #include "src/failure.h"
 #include "src/response.h"
+#include "src/session.h"
 #include "src/token.h"
 #include "src/version.h"
 
@@ -26,7 +26,7 @@ static int call_once(lua_State *L, enum options_place place) {
   lua_settop(L, 1);
   int made = client_new(L, 1, place);
   if (made != 1) return made;
-  int results = place == OPTIONS_LOGIN ? call_login(L, 2) : call_fetch(L, 2, 3);
+  int results = place == OPTIONS_LOGIN ? session_login(L, 2) : token_fetch(L, 2, 3);
   client_close(L, 2);
   return results;
 }
@@ -64,7 +64,7 @@ static int door_challenge(lua_State *L) {
 /* client:fetch([request]) -> token, or nil, message, code, details. Always asks the endpoint. */
 static int door_client_fetch(lua_State *L) {
   lua_settop(L, 2);
-  return call_fetch(L, 1, 2);
+  return token_fetch(L, 1, 2);
 }
 
 /* client:token([request]) -> token, nil, "fresh" | "cached" | "stale"; or nil, message, code,
@@ -128,7 +128,8 @@ static int do_nothing(lua_State *L) {
 /* Pushes what every function here has as upvalues, in the order of client.h. The protected halves
  * have the first two. */
 static void push_upvalues(lua_State *L) {
-  static const lua_CFunction halves[] = {call_run_fetch, batch_run, call_run_login};
+  static const lua_CFunction halves[] = {token_run_fetch, token_run_get, batch_run,
+                                         session_run_login};
   int first = lua_gettop(L) + 1;
   response_push_decoder(L);
   lua_pushcfunction(L, do_nothing);

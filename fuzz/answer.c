@@ -55,7 +55,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   struct settings settings = {.id_token = "x"};
   struct endpoint endpoint = {.port = 8443};
   struct secrets secrets = {.count = 0};
-  struct pool pool = {0};
   struct exchange exchange = {.sent_wall_ms = 1511990661000};
   struct buffer scratch = {0};
   struct jitter jitter = {1};
@@ -66,7 +65,11 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||
       !buffer_append(&exchange.transfer.answer.body, data + 1, size - 1))
     abort();
-  const struct circumstances about = {&settings, &endpoint, &secrets, &pool, "the ID token", 30000};
+  const struct circumstances about = {.settings = &settings,
+                                      .endpoint = &endpoint,
+                                      .secrets = &secrets,
+                                      .credential = "the ID token",
+                                      .timeout_ms = 30000};
   struct reader reader = {1, &about, &scratch, &jitter};
   exchange.transfer.answer.status = statuses[data[0] & 7];
   exchange.transfer.answer.framed = (data[0] & 8) != 0;

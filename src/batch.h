@@ -1,4 +1,4 @@
-/* batch.h - many tokens at once over one client's connections. */
+/* batch.h - client:fetch_all: many tokens at once over one client's connections. */
 #ifndef ICPTOKEN_BATCH_H
 #define ICPTOKEN_BATCH_H
 
@@ -6,9 +6,10 @@
 
 #pragma GCC visibility push(hidden)
 
-/* client:fetch_all: a token for each request of the list at argument, with no more than option
- * parallel under way. Pushes the list of tokens (false where there is none) and that of errors, or
- * nil when all succeeded: returns 2; or nil, message, code, details: 4. */
+/* client:fetch_all with the client at index: a token for each request of the list at argument, with
+ * no more than option parallel under way. Pushes the list of tokens (false where there is none) and
+ * that of errors, or nil when all succeeded, and returns 2; or nil, message, code, details and 4.
+ */
 int batch_fetch(lua_State *L, int index, int argument);
 
 /* Its protected half. */

@@ -102,23 +102,25 @@ static int add_entry(struct cache *cache, const char *key, size_t length) {
   return place;
 }
 
-int cache_put(struct cache *cache, const char *key, size_t length, int64_t refresh_ms,
-              int64_t usable_ms) {
+int cache_put(struct cache *cache, const char *key, size_t length) {
   int place = cache_find(cache, key, length);
   if (place == CACHE_NONE) place = add_entry(cache, key, length);
   if (place == CACHE_NONE) return CACHE_NONE;
   struct cache_entry *entry = &cache->entries[place];
-  entry->refresh_ms = refresh_ms;
-  entry->usable_ms = usable_ms;
+  entry->refresh_ms = entry->usable_ms = INT64_MIN;
   entry->pause_ms = entry->pause_until_ms = 0;
   return place;
 }
 
-void cache_rest(struct cache_entry *entry, int64_t now, double retry_after_seconds) {
+void cache_rest(struct cache_entry *entry, int64_t now) {
   int64_t pause = entry->pause_ms == 0 ? FIRST_PAUSE_MS : entry->pause_ms * 2;
   entry->pause_ms = pause < LAST_PAUSE_MS ? pause : LAST_PAUSE_MS;
+  entry->pause_until_ms = now + entry->pause_ms;
+}
+
+void cache_rest_for(struct cache_entry *entry, int64_t now, double retry_after_seconds) {
   int64_t wait = entry->pause_ms;
-  if (retry_after_seconds * 1000 > (double)FIRST_PAUSE_MS)
+  if (retry_after_seconds * 1000 > (double)wait)
     wait = retry_after_seconds < 1e9 ? (int64_t)(retry_after_seconds * 1000) : INT32_MAX;
   entry->pause_until_ms = now + wait;
 }

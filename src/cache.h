@@ -40,14 +40,17 @@ int cache_find(const struct cache *cache, const char *key, size_t length);
 
 enum cache_state cache_judge(const struct cache_entry *entry, int64_t now);
 
-/* Finds or makes the entry of a key, without a pause, and sets its limits; when the cache is full,
- * the entry that ends soonest makes room. CACHE_NONE when memory is short. */
-int cache_put(struct cache *cache, const char *key, size_t length, int64_t refresh_ms,
-              int64_t usable_ms);
+/* Finds or makes the entry of a key, without a pause, and has it ended until its limits are set;
+ * when the cache is full, the entry that ends soonest makes room. CACHE_NONE when memory is
+ * short. */
+int cache_put(struct cache *cache, const char *key, size_t length);
 
-/* After a renewal that failed: no further one for a pause that doubles from 1 s to 60 s, or for
- * the time the server asked for (negative: it did not). */
-void cache_rest(struct cache_entry *entry, int64_t now, double retry_after_seconds);
+/* No further renewal from now on for a pause, which doubles from 1 s to 60 s. */
+void cache_rest(struct cache_entry *entry, int64_t now);
+
+/* Has the pause begin now, and last as long as the server asked (negative: it did not) where that
+ * is longer. */
+void cache_rest_for(struct cache_entry *entry, int64_t now, double retry_after_seconds);
 
 /* The noted place, while its entry lives, or CACHE_NONE. */
 static inline int cache_favourite(const struct cache *cache) { return cache->favourite - 1; }

@@ -1,6 +1,8 @@
-/* call.h - one call on a client that may talk to the cluster, from its request to its result.
- * The part of a call that holds transfers runs protected, so that an error leaves nothing in
- * libcurl's hands. */
+/* call.h - one call on a client that may talk to the cluster: its beginning, its attempts, its end.
+ * Whatever allocates in Lua may run the caller's finalisers, and those may use or close the client.
+ * So from call_run on, and until it returns, the client is busy and nobody else's; before that,
+ * nothing of the client but its settings is used. Inside, the call runs protected, so that an error
+ * leaves nothing in libcurl's hands. */
 #ifndef ICPTOKEN_CALL_H
 #define ICPTOKEN_CALL_H
 
@@ -14,15 +16,21 @@
 
 #pragma GCC visibility push(hidden)
 
+/* The longest wait before a hook (Ctrl-C) gets its turn. */
+enum { CALL_SLICE_MS = 250 };
+
+/* The arguments of a protected half: a struct call, the client, and a table that options_read has
+ * pushed (or nil, or for a batch a list of such tables). */
+enum { CALL_ITSELF = 1, CALL_CLIENT, CALL_REQUEST };
+
 /* A call while it lasts. It lives on the C stack of the function that began it. */
 struct call {
   struct client *client;
   const struct settings *settings; /* the client's, or the request's own */
-  const char *url;
   int64_t timeout_ms, retries, deadline_ms;
   unsigned attempts;     /* all that were made */
   bool logged_in;        /* a log-in was part of it */
-  const char *shown_url; /* for details.url */
+  const char *shown_url; /* of the endpoint that failed, for details.url */
   struct secrets secrets;
   struct circumstances about;
   struct token_limits limits; /* of the token that was read */
@@ -35,51 +43,37 @@ enum call_outcome {
   CALL_FAILED /* the exchange's failure says why; the server's errors, or nil, are at the top */
 };
 
-/* The client at index, ready for a call; NULL when it was closed. Raises when it is busy. */
-struct client *call_client(lua_State *L, int index);
-
-/* Fills a call in, of which nothing but the client is set, for the client's own settings and
- * request. */
+/* Fills a call in, of which nothing but the client is set, for the client's own settings. */
 void call_begin(struct call *call);
 
-/* Runs the function that is upvalue number run protected, with the call and the client at index as
- * its arguments and with what more arguments are at the top, and cleans up whatever happens.
- * Returns how many results it left at the top. Raises what it raised, but for memory. */
-int call_run(lua_State *L, struct call *call, int index, int run, int arguments);
+/* Runs the protected half that is upvalue number run for the client at index, with the value at the
+ * top as CALL_REQUEST, and cleans up whatever happens. Pops that value, pushes the results and
+ * returns how many. The result is a failure when the client was closed; raises when it is busy, and
+ * what the half raises, but for lack of memory. */
+int call_run(lua_State *L, struct call *call, int index, int run);
 
-/* Inside call_run: sees to connections and credential. client is the client's stack index. False
- * with the client's exchange's failure set. */
-bool call_ready(lua_State *L, struct call *call, int client);
+/* What follows is for protected halves. */
 
-/* Inside call_run: gives the transfer the credential in use. False when memory is short. */
-bool call_lend_credential(struct client *client, struct transfer *transfer);
+/* Sets the limit of the call, in milliseconds from now. */
+void call_start_clock(struct call *call);
 
-/* Inside call_run: logs in anew, once a call. False as call_ready, or when it was done already. */
-bool call_log_in_again(lua_State *L, struct call *call);
+/* Notes the secrets that no message may hold, from the settings and the credential in use. */
+void call_gather_secrets(struct call *call);
+
+/* Sets the call's failure to memory that ran out. Returns false. */
+bool call_fail_no_memory(struct call *call);
 
 /* Reads what an exchange has brought. */
 enum call_outcome call_settle(lua_State *L, struct call *call, struct exchange *exchange,
-                              response_reader *read);
+                              const struct circumstances *about, response_reader *read);
 
-/* client:fetch: a new token for the request at argument (a table, or nil for the client's own).
- * Pushes the token and returns 1, or nil, message, code, details and 4. */
-int call_fetch(lua_State *L, int index, int argument);
+/* All attempts of one exchange. Leaves what it read at the top and returns true, or the server's
+ * errors (or nil) and returns false. */
+bool call_converse(lua_State *L, struct call *call, struct exchange *exchange, const char *url,
+                   const struct circumstances *about, response_reader *read);
 
-/* Fills the URL of the request at argument in, and for OPTIONS_REQUEST client->key. settings get
- * what the request sets; the table that is left at the top keeps their strings alive. False when
- * memory is short. Raises on a wrong option. */
-bool call_prepare(lua_State *L, struct call *call, int index, int argument,
-                  enum options_place place, struct settings *settings);
-
-/* Fills circumstances in again after the call's limit or settings were changed. */
-void call_describe(struct call *call);
-
-/* icptoken.login, with a client made for it at index. Pushes the identity provider's answer. */
-int call_login(lua_State *L, int index);
-
-/* The protected halves of fetch and login. */
-int call_run_fetch(lua_State *L);
-int call_run_login(lua_State *L);
+/* Pushes the results of a call that failed; the server's errors, or nil, are at the top. */
+int call_push_failure(lua_State *L, struct call *call);
 
 #pragma GCC visibility pop
 

@@ -35,7 +35,8 @@ static struct span take_token(struct cursor *cursor) {
   return token;
 }
 
-/* What stands between two quotes, the first of which was taken. A control character ends it. */
+/* What stands between two quotes, the first of which was taken. Control characters but tabs are
+ * refused. */
 static bool take_quoted(struct cursor *cursor, struct span *value) {
   value->start = cursor->at;
   for (; cursor->at < cursor->end; cursor->at++) {
@@ -45,7 +46,7 @@ static bool take_quoted(struct cursor *cursor, struct span *value) {
       return true;
     }
     if (c == '\\' && ++cursor->at < cursor->end) c = (unsigned char)*cursor->at;
-    if (c < 0x20 || c == 0x7F) return false;
+    if ((c < 0x20 && c != '\t') || c == 0x7F) return false;
   }
   return false;
 }
@@ -153,7 +154,8 @@ size_t challenge_unescape(struct span value, char *out) {
   size_t length = 0;
   for (size_t i = 0; i < value.length; i++) {
     if (value.start[i] == '\\' && i + 1 < value.length) i++;
-    out[length++] = value.start[i];
+    char c = value.start[i];
+    out[length++] = c == '\t' ? ' ' : c; /* so that it can stand in a request */
   }
   return length;
 }

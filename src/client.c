@@ -3,7 +3,7 @@
  * metatable next and its resources last, and one function frees it from every state. */
 #include "client.h"
 
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "compat.h"
@@ -16,9 +16,11 @@ static const char client_mark = 'c';
 struct client *client_check(lua_State *L, int index) {
   struct client *client = lua_touserdata(L, index);
   /* size and mark tell a client as surely as its metatable does, and sooner */
-  if (client != NULL && compat_rawlen(L, index) == sizeof *client && client->mark == &client_mark)
-    return client;
-  return luaL_checkudata(L, index, CLIENT_TYPE);
+  if (client == NULL || compat_rawlen(L, index) != sizeof *client || client->mark != &client_mark) {
+    luaL_checkudata(L, index, CLIENT_TYPE);
+    luaL_argerror(L, index, "a client of another copy of icptoken");
+  }
+  return client;
 }
 
 /* Frees everything; right for a client in any state, a zeroed one too. */
@@ -81,6 +83,7 @@ static bool open_transfer(lua_State *L, struct client *client, struct transfer *
  * an option that this libcurl does not know. */
 static bool open_client(lua_State *L, struct client *client, int own, int argument,
                         enum options_place place) {
+  client->pool.kept = (long)client->settings.parallel + 1; /* and one for log-ins */
   return open_endpoints(L, client, argument, place) && pool_open(&client->pool) &&
          buffer_append_string(&client->own_url, client->endpoint.url.data) &&
          request_append_query(L, 0, own, client->endpoint.has_query, &client->own_url) &&
@@ -128,46 +131,54 @@ void client_refuse_busy(lua_State *L, const struct client *client) {
     luaL_error(L, "this client is in the middle of a call; use another client here");
 }
 
-static void set_seconds(lua_State *L, CURL *easy, const char *name, CURLINFO what) {
-  curl_off_t microseconds = 0;
-  curl_easy_getinfo(easy, what, &microseconds);
-  lua_pushnumber(L, (lua_Number)microseconds / 1000000);
-  lua_setfield(L, -2, name);
-}
-
 static void set_count(lua_State *L, const char *name, uint64_t count) {
   compat_pushwhole(L, (int64_t)count);
   lua_setfield(L, -2, name);
 }
 
-static void push_timings(lua_State *L, CURL *easy) {
-  long connects = 0;
-  lua_createtable(L, 0, 7);
-  set_seconds(L, easy, "namelookup", CURLINFO_NAMELOOKUP_TIME_T);
-  set_seconds(L, easy, "connect", CURLINFO_CONNECT_TIME_T);
-  set_seconds(L, easy, "appconnect", CURLINFO_APPCONNECT_TIME_T);
-  set_seconds(L, easy, "pretransfer", CURLINFO_PRETRANSFER_TIME_T);
-  set_seconds(L, easy, "starttransfer", CURLINFO_STARTTRANSFER_TIME_T);
-  set_seconds(L, easy, "total", CURLINFO_TOTAL_TIME_T);
-  curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connects);
-  set_count(L, "connections", (uint64_t)connects);
+/* The stages of a transfer, in microseconds from its start. */
+static const struct {
+  const char *name;
+  CURLINFO what;
+} stages[] = {
+    {"namelookup", CURLINFO_NAMELOOKUP_TIME_T},       {"connect", CURLINFO_CONNECT_TIME_T},
+    {"appconnect", CURLINFO_APPCONNECT_TIME_T},       {"pretransfer", CURLINFO_PRETRANSFER_TIME_T},
+    {"starttransfer", CURLINFO_STARTTRANSFER_TIME_T}, {"total", CURLINFO_TOTAL_TIME_T}};
+
+enum { STAGES = sizeof stages / sizeof *stages };
+
+static void push_timings(lua_State *L, const curl_off_t *reached, long connections) {
+  lua_createtable(L, 0, STAGES + 1);
+  for (size_t i = 0; i < STAGES; i++) {
+    lua_pushnumber(L, (lua_Number)reached[i] / 1000000);
+    lua_setfield(L, -2, stages[i].name);
+  }
+  set_count(L, "connections", (uint64_t)connections);
 }
 
 int client_stats(lua_State *L, int index) {
   const struct client *client = client_check(L, index);
   if (!client->open) return client_fail_closed(L);
+  /* all is read before anything is pushed, which may run a finaliser that closes the client */
+  const struct counters counters = client->counters;
+  curl_off_t reached[STAGES] = {0};
+  long connections = 0;
+  CURL *easy = client->exchange.transfer.easy;
+  for (size_t i = 0; i < STAGES; i++)
+    curl_easy_getinfo(easy, stages[i].what, &reached[i]);
+  curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections);
   lua_createtable(L, 0, 7);
-  set_count(L, "requests", client->counters.requests);
-  set_count(L, "attempts", client->counters.attempts);
-  set_count(L, "cache_hits", client->counters.cache_hits);
-  set_count(L, "refreshes", client->counters.refreshes);
-  set_count(L, "stale", client->counters.stale);
+  set_count(L, "requests", counters.requests);
+  set_count(L, "attempts", counters.attempts);
+  set_count(L, "cache_hits", counters.cache_hits);
+  set_count(L, "refreshes", counters.refreshes);
+  set_count(L, "stale", counters.stale);
   lua_newtable(L);
   for (unsigned code = FAILURE_NONE + 1; code < FAILURE_COUNT; code++)
-    if (client->counters.failures[code] > 0)
-      set_count(L, failure_name((enum failure_code)code), client->counters.failures[code]);
+    if (counters.failures[code] > 0)
+      set_count(L, failure_name((enum failure_code)code), counters.failures[code]);
   lua_setfield(L, -2, "failures");
-  push_timings(L, client->exchange.transfer.easy);
+  push_timings(L, reached, connections);
   lua_setfield(L, -2, "timings");
   return 1;
 }
@@ -180,9 +191,8 @@ void client_close(lua_State *L, int index) {
 
 int client_tostring(lua_State *L, int index) {
   const struct client *client = client_check(L, index);
-  if (client->open)
-    lua_pushfstring(L, "%s (%s)", CLIENT_TYPE, client->endpoint.authority.data);
-  else
-    lua_pushfstring(L, "%s (closed)", CLIENT_TYPE);
+  char where[300] = "closed";
+  if (client->open) snprintf(where, sizeof where, "%s", client->endpoint.authority.data);
+  lua_pushfstring(L, "%s (%s)", CLIENT_TYPE, where);
   return 1;
 }

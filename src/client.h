@@ -26,6 +26,7 @@ enum {
   CLIENT_DECODE = 1, /* the JSON decoder */
   CLIENT_NOTHING,    /* a function that does nothing */
   CLIENT_RUN_FETCH,  /* the protected halves of the calls */
+  CLIENT_RUN_GET,
   CLIENT_RUN_FETCH_ALL,
   CLIENT_RUN_LOGIN,
   CLIENT_NO_MEMORY, /* strings that must be there when memory is not */
@@ -36,6 +37,15 @@ enum {
 /* Places in the client's own Lua table, which has option names for keys otherwise. Tokens of the
  * cache follow at CLIENT_TOKENS + place. */
 enum { CLIENT_SPARE_DETAILS = 1, CLIENT_TOKENS };
+
+/* One of the requests of a fetch_all that are under way. */
+struct slot {
+  struct exchange exchange;
+  struct buffer url;
+  int request; /* its number; 0 when the slot is free */
+  int64_t deadline_ms;
+  bool tried_again; /* with the ID token of a new log-in */
+};
 
 struct counters {
   uint64_t requests, attempts, cache_hits, refreshes, stale, failures[FAILURE_COUNT];
@@ -50,8 +60,7 @@ struct client {
   struct pool pool;
   struct exchange exchange; /* with the token endpoint */
   struct exchange login;    /* with the identity provider */
-  struct exchange *slots;   /* those of a fetch_all, while it lasts */
-  struct buffer *slot_urls;
+  struct slot *slots;       /* those of a fetch_all, while it lasts */
   size_t slot_count;
   struct jitter jitter;
   struct cache cache;

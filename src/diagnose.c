@@ -72,7 +72,7 @@ static bool names_other_host(const struct transfer *transfer, const struct circu
 /* Was a proxy called? It was when the port or the name was not the endpoint's, or when no address
  * was reached although a proxy is set. */
 static bool called_proxy(const struct transfer *transfer, const struct circumstances *about) {
-  int port = about->pool->last_port;
+  int port = transfer->opener.last_port;
   if (port == 0) return about->settings->proxy != NULL && about->settings->proxy[0] != '\0';
   return port != about->endpoint->port || names_other_host(transfer, about);
 }
@@ -108,8 +108,10 @@ static bool diagnose_tunnel(const struct transfer *transfer, const struct circum
   return true;
 }
 
-bool diagnose_lookup_timed_out(const struct transfer *transfer) {
-  return transfer->result == CURLE_OPERATION_TIMEDOUT &&
+/* A transfer that waits for the HTTP/2 connection of another one has no lookup of its own. */
+bool diagnose_lookup_timed_out(const struct transfer *transfer, const struct circumstances *about) {
+  bool may_have_waited = about->shared && strcmp(about->settings->http_version, "2") == 0;
+  return transfer->result == CURLE_OPERATION_TIMEDOUT && !may_have_waited &&
          info_time(transfer, CURLINFO_NAMELOOKUP_TIME_T) == 0;
 }
 
@@ -119,7 +121,7 @@ static void diagnose_timeout(const struct transfer *transfer, const struct circu
   bool connected = info_time(transfer, CURLINFO_PRETRANSFER_TIME_T) > 0;
   int64_t limit_ms = connected ? about->timeout_ms : about->settings->connect_timeout_ms;
   double limit = (double)(limit_ms < about->timeout_ms ? limit_ms : about->timeout_ms) / 1000;
-  if (diagnose_lookup_timed_out(transfer))
+  if (diagnose_lookup_timed_out(transfer, about))
     failure_set(failure, FAILURE_TIMEOUT, true,
                 "looking up the address of %s did not end within %g s; check this machine's DNS, "
                 "or pass resolve",
@@ -309,7 +311,8 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
     failure_set(
         failure, FAILURE_TOO_LARGE, false, "%s sent more than %ld bytes of headers or %ld of body",
         about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT, (long)transfer->body_limit);
-  else if (transfer->result != CURLE_OK && diagnose_tunnel(transfer, about, failure))
+  else if (transfer->result != CURLE_OK && transfer->result != CURLE_OUT_OF_MEMORY &&
+           diagnose_tunnel(transfer, about, failure))
     ; /* the proxy's status says more than libcurl's code */
   else if (transfer->result != CURLE_OK)
     diagnose_error(transfer, about, failure);

@@ -19,9 +19,9 @@ struct circumstances {
   const struct settings *settings;
   const struct endpoint *endpoint;
   const struct secrets *secrets;
-  const struct pool *pool;
   const char *credential; /* what it is, in words */
   int64_t timeout_ms;     /* of the whole call */
+  bool shared;            /* other transfers go on beside it, whose connection it may wait for */
 };
 
 /* Sets failure from a transfer that has finished; FAILURE_NONE when a whole answer, of whatever
@@ -30,7 +30,7 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
                        struct failure *failure);
 
 /* Did this transfer end while a name was still being looked up? */
-bool diagnose_lookup_timed_out(const struct transfer *transfer);
+bool diagnose_lookup_timed_out(const struct transfer *transfer, const struct circumstances *about);
 
 #pragma GCC visibility pop
 

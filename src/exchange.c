@@ -38,7 +38,7 @@ static void end_attempt(struct exchange *exchange, struct pool *pool,
   struct transfer *transfer = &exchange->transfer;
   transfer_stop(transfer, pool);
   diagnose_transfer(transfer, about, &exchange->failure);
-  if (transfer->result != CURLE_OK && diagnose_lookup_timed_out(transfer))
+  if (transfer->result != CURLE_OK && diagnose_lookup_timed_out(transfer, about))
     exchange->lookup_timed_out = true;
   exchange->failure.attempts = exchange->attempts;
   exchange->state = EXCHANGE_ANSWERED;

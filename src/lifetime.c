@@ -151,11 +151,16 @@ bool lifetime_normalise(double expires_in, int64_t *seconds) {
   return true;
 }
 
+/* Does the token's own exp count? */
+static bool has_bound(const struct lifetime_facts *facts) {
+  const struct jwt_times *jwt = &facts->jwt;
+  return facts->date.known && jwt->has_exp && (!jwt->has_iat || jwt->exp > jwt->iat);
+}
+
 /* exp - Date where it bounds the life further, else left. Doubles, as exp may be anything. */
 static int64_t bound_by_claims(const struct lifetime_facts *facts, int64_t left) {
-  const struct jwt_times *jwt = &facts->jwt;
-  if (!facts->date.known || !jwt->has_exp || (jwt->has_iat && jwt->exp <= jwt->iat)) return left;
-  double bound = jwt->exp * 1000 - (double)facts->date.epoch_ms;
+  if (!has_bound(facts)) return left;
+  double bound = facts->jwt.exp * 1000 - (double)facts->date.epoch_ms;
   if (bound >= (double)left) return left;
   return bound <= 0 ? 0 : (int64_t)bound;
 }
@@ -169,9 +174,10 @@ int64_t lifetime_left_ms(const struct lifetime_facts *facts) {
   return bound_by_claims(facts, left);
 }
 
-int64_t lifetime_leeway_ms(int64_t left_ms) {
-  int64_t tenth = left_ms / 10;
-  return tenth < 10000 ? tenth : 10000;
+int64_t lifetime_leeway_ms(const struct lifetime_facts *facts, int64_t left_ms) {
+  int64_t leeway = left_ms / 10 < 10000 ? left_ms / 10 : 10000;
+  int64_t least = left_ms / 2 < 1000 ? left_ms / 2 : 1000;
+  return has_bound(facts) && leeway < least ? least : leeway;
 }
 
 int64_t lifetime_window_ms(int64_t left_ms, struct jitter *jitter) {

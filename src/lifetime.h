@@ -46,8 +46,10 @@ bool lifetime_normalise(double expires_in, int64_t *seconds);
  * Free of the skew between the clocks: only times that the server wrote are compared. */
 int64_t lifetime_left_ms(const struct lifetime_facts *facts);
 
-/* How long before its end a token stops being handed out: min(10 s, 10 %). */
-int64_t lifetime_leeway_ms(int64_t left_ms);
+/* How long before its end a token stops being handed out: min(10 s, 10 %); where its own exp may be
+ * that end, a second at least, as the Date that exp is measured by hides up to a second, but no
+ * more than half of the life. */
+int64_t lifetime_leeway_ms(const struct lifetime_facts *facts, int64_t left_ms);
 
 /* How long before that it is to be renewed: min(300 s, 20 %), give or take a tenth by chance. */
 int64_t lifetime_window_ms(int64_t left_ms, struct jitter *jitter);

@@ -184,8 +184,10 @@ static void refuse_unknown(const struct reading *reading) {
 }
 
 static const struct option *find_option(lua_State *L, int index) {
+  size_t length;
   if (lua_type(L, index) != LUA_TSTRING) return NULL;
-  const char *name = lua_tostring(L, index);
+  const char *name = lua_tolstring(L, index, &length);
+  if (strlen(name) != length) return NULL;
   for (size_t i = 0; i < OPTION_COUNT; i++)
     if (strcmp(option_list[i].name, name) == 0) return &option_list[i];
   return NULL;
@@ -229,6 +231,7 @@ static void read_seconds(const struct reading *reading, const struct option *opt
   double ms = check_number(reading, option->name, "a number of seconds") * 1000;
   if (!(ms > 0 && ms <= 2147483648.0))
     refuse(reading, option->name, "must be a number of seconds above 0 and no more than 2147483");
+  if (ms > INT32_MAX) ms = INT32_MAX; /* all that a long of 32 bits holds */
   *(int64_t *)member(reading, option) = ms < 1 ? 1 : (int64_t)ms;
 }
 
@@ -359,22 +362,28 @@ static void push_header(const struct reading *reading, const struct option *opti
     lua_pushfstring(L, "%s: %s", name, value);
 }
 
+/* Is this the "host:port" of an address? The signs before it and the star would be libcurl's. */
+static bool is_place(const char *key, size_t length) {
+  const char *colon = strrchr(key, ':');
+  char *rest = NULL;
+  if (strlen(key) != length || colon == NULL || colon == key || strchr("+-", *key) != NULL)
+    return false;
+  for (const char *p = key; p < colon; p++)
+    if ((unsigned char)*p <= ' ' || strchr("*/@,\x7F", *p) != NULL) return false;
+  long port = strtol(colon + 1, &rest, 10);
+  return colon[1] >= '1' && colon[1] <= '9' && *rest == '\0' && port <= 65535;
+}
+
 /* Pushes the "host:port:address" that libcurl wants for the entry whose key and value are at the
  * top. */
 static void push_address(const struct reading *reading, const struct option *option) {
   lua_State *L = reading->L;
   unsigned char parsed[sizeof(struct in6_addr)];
   char bare[INET6_ADDRSTRLEN];
+  size_t key_length = 0;
   const char *address = check_text(reading, option->name);
-  if (lua_type(L, -2) != LUA_TSTRING) refuse(reading, option->name, "must have keys \"host:port\"");
-  const char *key = lua_tostring(L, -2);
-  const char *colon = strrchr(key, ':');
-  char *rest = NULL;
-  long port = colon == NULL ? 0 : strtol(colon + 1, &rest, 10);
-  if (colon == NULL || colon == key || *key == '+' || *key == '-' || /* libcurl's own signs */
-      port < 1 || port > 65535 || *rest != '\0' || key[strcspn(key, "*/@, ")] != '\0' ||
-      !is_plain_name(key, strlen(key) > 40 ? 40 : strlen(key)))
-    refuse(reading, option->name, "must have keys \"host:port\"");
+  const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tolstring(L, -2, &key_length) : "";
+  if (!is_place(key, key_length)) refuse(reading, option->name, "must have keys \"host:port\"");
   size_t length = strlen(address);
   bool brackets = length > 2 && address[0] == '[' && address[length - 1] == ']';
   snprintf(bare, sizeof bare, "%.*s", (int)(brackets ? length - 2 : length),
@@ -393,17 +402,17 @@ static void read_lines(const struct reading *reading, const struct option *optio
                        void (*push_line)(const struct reading *, const struct option *)) {
   lua_State *L = reading->L;
   int given = lua_gettop(L);
-  size_t count = 0;
+  size_t count = 0, room = 0;
   if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
   for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
-    count++;
+    room++;
   lua_newtable(L);
   int keeper = lua_gettop(L);
-  const char **items = lua_newuserdata(L, (count + 1) * sizeof *items);
+  const char **items = lua_newuserdata(L, (room + 1) * sizeof *items);
   lua_rawseti(L, keeper, 1);
-  count = 0;
   for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1)) {
     push_line(reading, option);
+    if (count == room) refuse(reading, option->name, "was changed while it was read");
     items[count++] = lua_tostring(L, -1);
     lua_rawseti(L, keeper, (int)count + 1);
   }
@@ -516,7 +525,8 @@ static void check_user(const struct reading *reading) {
     refuse(reading, "username", "needs option 'password' beside it");
   if (settings->password != NULL && settings->username == NULL)
     refuse(reading, "password", "needs option 'username' beside it");
-  if (settings->username != NULL && strchr(settings->username, ':') != NULL)
+  bool basic = reading->place != OPTIONS_LOGIN;
+  if (basic && settings->username != NULL && strchr(settings->username, ':') != NULL)
     refuse(reading, "username", "must not hold a colon");
 }
 

@@ -9,8 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { KEPT_CONNECTIONS = 4 };
-
 static bool record_socket(struct pool *pool, int fd) {
   if (pool->count == pool->capacity) {
     size_t capacity = pool->capacity == 0 ? 8 : pool->capacity * 2;
@@ -32,7 +30,7 @@ static int address_port(const struct curl_sockaddr *address) {
 }
 
 static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_sockaddr *address) {
-  struct pool *pool = data;
+  struct opener *opener = data;
   (void)purpose;
 #ifdef SOCK_CLOEXEC
   int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
@@ -41,8 +39,8 @@ static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_s
   if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
 #endif
   if (fd < 0) return CURL_SOCKET_BAD;
-  pool->last_port = address_port(address);
-  if (record_socket(pool, fd)) return fd;
+  opener->last_port = address_port(address);
+  if (record_socket(opener->pool, fd)) return fd;
   close(fd);
   return CURL_SOCKET_BAD;
 }
@@ -60,7 +58,8 @@ static int close_socket(void *data, curl_socket_t fd) {
 bool pool_open(struct pool *pool) {
   pool->multi = curl_multi_init();
   if (pool->multi == NULL) return false;
-  curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, (long)KEPT_CONNECTIONS);
+  curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, pool->kept);
+  curl_multi_setopt(pool->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, pool->kept);
   pool->owner = getpid();
   return true;
 }
@@ -110,11 +109,11 @@ bool pool_adopt(struct pool *pool) {
   return pool_open(pool);
 }
 
-CURLcode pool_attach(struct pool *pool, CURL *easy) {
+CURLcode pool_attach(struct opener *opener, CURL *easy) {
   CURLcode code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-  if (!code) code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, pool);
+  if (!code) code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, opener);
   if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
-  if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, pool);
+  if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, opener->pool);
   return code;
 }
 

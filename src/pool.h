@@ -17,7 +17,13 @@ struct pool {
   int *sockets;
   size_t count, capacity;
   pid_t owner;
-  int last_port; /* the port of the address that was tried last */
+  long kept; /* connections to keep, and streams of one; set before the pool is opened */
+};
+
+/* What a handle opens its sockets with. It lives as long as the handle, the pool longer. */
+struct opener {
+  struct pool *pool;
+  int last_port; /* of the address that was tried last */
 };
 
 /* False when memory is short. */
@@ -30,8 +36,8 @@ bool pool_is_foreign(const struct pool *pool);
  * under way. False when memory is short: the pool is then closed, and may be opened again. */
 bool pool_adopt(struct pool *pool);
 
-/* Tells an easy handle to open and close its sockets through the pool. */
-CURLcode pool_attach(struct pool *pool, CURL *easy);
+/* Tells an easy handle to open and close its sockets through the opener's pool. */
+CURLcode pool_attach(struct opener *opener, CURL *easy);
 
 void pool_close(struct pool *pool);
 

@@ -183,13 +183,14 @@ static struct moment take_issued_at(lua_State *L) {
 static int64_t floor_seconds(int64_t ms) { return ms >= 0 ? ms / 1000 : -((-ms + 999) / 1000); }
 
 /* Adds what is known of the token's life to the table at the top. */
-static void set_times(lua_State *L, const struct exchange *exchange, int64_t expires_in,
-                      int64_t left_ms, struct jitter *jitter, struct token_limits *limits) {
-  int64_t usable = left_ms - lifetime_leeway_ms(left_ms);
+static void set_times(lua_State *L, const struct exchange *exchange,
+                      const struct lifetime_facts *facts, int64_t left_ms, struct jitter *jitter,
+                      struct token_limits *limits) {
+  int64_t usable = left_ms - lifetime_leeway_ms(facts, left_ms);
   int64_t refresh = usable - lifetime_window_ms(left_ms, jitter);
   limits->usable_ms = exchange->sent_steady_ms + usable;
   limits->refresh_ms = exchange->sent_steady_ms + refresh;
-  set_whole(L, -1, "expires_in", expires_in);
+  set_whole(L, -1, "expires_in", facts->expires_in);
   set_whole(L, -1, "received_at", floor_seconds(clock_wall_ms()));
   set_whole(L, -1, "expires_at", floor_seconds(exchange->sent_wall_ms + left_ms));
   set_whole(L, -1, "refresh_at", floor_seconds(exchange->sent_wall_ms + refresh));
@@ -218,7 +219,7 @@ static bool finish_token(lua_State *L, const struct reader *reader, struct excha
                 reader->about->endpoint->authority.data);
     return false;
   }
-  set_times(L, exchange, facts.expires_in, left_ms, reader->jitter, limits);
+  set_times(L, exchange, &facts, left_ms, reader->jitter, limits);
   return true;
 }
 

@@ -1,6 +1,7 @@
 /* retry.c - which answers are worth another try, and how long to wait before it. */
 #include "retry.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
@@ -13,9 +14,8 @@ bool retry_status(long status) {
 }
 
 double retry_read_after(const char *value, struct moment date) {
-  double seconds;
   size_t length = strlen(value);
-  if (lifetime_read_seconds(value, length, &seconds)) return seconds < 0 ? -1 : seconds;
+  if (length > 0 && strspn(value, "0123456789") == length) return strtod(value, NULL);
   struct moment when = lifetime_read_http_date(value, length);
   if (!when.known) return -1;
   int64_t now = date.known ? date.epoch_ms : clock_wall_ms();

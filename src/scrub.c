@@ -214,12 +214,15 @@ static void add_escaped(struct sample *sample, unsigned char c) {
   add(sample, escape, (size_t)size, (size_t)size);
 }
 
-/* How much of the text is a credential because of the words before it. */
-static size_t match_announced(const struct secrets *secrets, const char *text, size_t length,
-                              size_t run) {
-  size_t known = match_secret(secrets, text, length);
-  if (known < run) known = run;
-  return known >= SHORTEST_SECRET ? known : 0;
+/* What is to be hidden of a text whose first run bytes are: more, when a secret begins in them and
+ * ends behind them. */
+static size_t whole_run(const struct secrets *secrets, const char *text, size_t length,
+                        size_t run) {
+  for (size_t i = 0; i < run; i++) {
+    size_t secret = match_secret(secrets, text + i, length - i);
+    if (secret > 0 && i + secret > run) run = i + secret;
+  }
+  return run >= SHORTEST_SECRET ? run : 0;
 }
 
 static void add_plain(struct sample *sample, const char *text, size_t length) {
@@ -238,13 +241,13 @@ static void add_plain(struct sample *sample, const char *text, size_t length) {
 static size_t add_next(struct sample *sample, const struct secrets *secrets, const char *text,
                        size_t length) {
   size_t hidden = match_secret(secrets, text, length), shown = 0;
-  if (hidden == 0) hidden = match_jwt(text, length);
+  if (hidden == 0) hidden = whole_run(secrets, text, length, match_jwt(text, length));
   if (hidden == 0 && (shown = match_scheme(text, length)) > 0)
-    hidden = match_announced(secrets, text + shown, length - shown,
-                             token_run(text + shown, length - shown));
+    hidden =
+        whole_run(secrets, text + shown, length - shown, token_run(text + shown, length - shown));
   if (hidden == 0 && (shown = match_label(text, length)) > 0)
-    hidden = match_announced(secrets, text + shown, length - shown,
-                             value_run(text + shown, length - shown));
+    hidden =
+        whole_run(secrets, text + shown, length - shown, value_run(text + shown, length - shown));
   if (hidden == 0) {
     shown = printable(text, length);
     if (shown == 0) shown = 1;

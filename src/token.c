@@ -1,139 +1,218 @@
-/* token.c - client:token: the cache before the endpoint. A token is handed out until shortly before
- * its end, and renewed ahead of that; what goes wrong meanwhile stays between us and the endpoint.
- */
+/* token.c - client:fetch and client:token: one token, from the endpoint or from the cache before
+ * it. A cached token is handed out until shortly before its end, and renewed ahead of that; what
+ * goes wrong meanwhile stays between us and the endpoint. */
 #include "token.h"
 
 #include "call.h"
 #include "clock.h"
 #include "compat.h"
+#include "request.h"
+#include "session.h"
 
-/* The key of the request of a client:token; the client's own when there is none. */
-static const struct buffer *request_key(const struct call *call) {
-  const struct client *client = call->client;
-  return call->url == client->own_url.data ? &client->own_key : &client->key;
-}
+/* What a call asks for: where, and by which key the cache knows the answer. */
+struct question {
+  const char *url;
+  const struct buffer *key;
+};
 
-/* Puts the token table at the top into the cache. */
-static bool keep_token(lua_State *L, struct call *call, int index) {
-  struct client *client = call->client;
-  const struct buffer *key = request_key(call);
-  int place = cache_put(&client->cache, key->data, key->length, INT64_MIN, INT64_MIN);
-  if (place == CACHE_NONE) return false;
-  compat_getown(L, index);
-  lua_pushvalue(L, -2);
-  lua_rawseti(L, -2, CLIENT_TOKENS + place); /* may raise: the entry counts as ended until now */
+/* Fills the question in from the call's request. False when memory is short. */
+static bool read_question(lua_State *L, struct client *client, struct question *question) {
+  *question = (struct question){client->own_url.data, &client->own_key};
+  if (lua_isnil(L, CALL_REQUEST)) return true;
+  compat_getown(L, CALL_CLIENT);
+  int own = lua_gettop(L);
+  buffer_clear(&client->url);
+  buffer_clear(&client->key);
+  bool ok = buffer_append_string(&client->url, client->endpoint.url.data) &&
+            request_append_query(L, CALL_REQUEST, own, client->endpoint.has_query, &client->url) &&
+            request_append_key(L, CALL_REQUEST, own, &client->key);
   lua_pop(L, 1);
-  struct cache_entry *entry = &client->cache.entries[place];
-  if (key == &client->own_key) client->cache.favourite = place + 1;
-  entry->refresh_ms = call->limits.refresh_ms;
-  entry->usable_ms = call->limits.usable_ms;
-  return true;
+  *question = (struct question){client->url.data, &client->key};
+  return ok;
 }
 
-/* Pushes the token of a place in the cache, nil and its source, above the table that holds it. */
-static int push_kept(lua_State *L, int index, int place, const char *source) {
+/* Pushes a new token and returns true; or the server's errors, or nil, with the call's failure set.
+ * When the ID token of an earlier log-in is refused there is one new log-in. */
+static bool ask_endpoint(lua_State *L, struct call *call, const char *url) {
+  struct client *client = call->client;
+  struct exchange *exchange = &client->exchange;
+  client->counters.requests++;
+  if (!session_ready(L, call)) return false;
+  for (;;) {
+    if (!session_lend(client, &exchange->transfer)) {
+      lua_pushnil(L);
+      return call_fail_no_memory(call);
+    }
+    if (call_converse(L, call, exchange, url, &call->about, response_read_token)) return true;
+    if (exchange->failure.code != FAILURE_UNAUTHORIZED || !session_log_in_again(L, call))
+      return false;
+  }
+}
+
+static int fail_no_memory(lua_State *L, struct call *call) {
+  call_fail_no_memory(call);
+  lua_pushnil(L);
+  return call_push_failure(L, call);
+}
+
+int token_run_fetch(lua_State *L) {
+  struct call *call = lua_touserdata(L, CALL_ITSELF);
+  struct question question;
+  if (!read_question(L, call->client, &question)) return fail_no_memory(L, call);
+  return ask_endpoint(L, call, question.url) ? 1 : call_push_failure(L, call);
+}
+
+static bool same_credential(const struct settings *a, const struct settings *b) {
+  return a->id_token == b->id_token && a->username == b->username;
+}
+
+int token_fetch(lua_State *L, int index, int argument) {
+  struct call call = {.client = client_check(L, index)};
+  struct options_origin origin = {argument, argument, 0};
+  struct settings settings;
+  call_begin(&call);
+  if (lua_isnoneornil(L, argument)) {
+    lua_pushnil(L);
+  } else {
+    settings = call.client->settings;
+    options_read(L, origin, OPTIONS_FETCH, &settings);
+    if (!same_credential(&settings, &call.client->settings)) call.settings = &settings;
+    call.timeout_ms = settings.timeout_ms;
+    call.retries = settings.retries;
+  }
+  return call_run(L, &call, index, CLIENT_RUN_FETCH);
+}
+
+/* Puts the token table at the top into the cache. Where memory is short it is just not kept. */
+static void keep_token(lua_State *L, struct call *call, const struct buffer *key) {
+  struct cache *cache = &call->client->cache;
+  compat_getown(L, CALL_CLIENT);
+  int place = cache_put(cache, key->data, key->length);
+  if (place != CACHE_NONE) {
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, CLIENT_TOKENS + place); /* may raise: the entry counts as ended until now */
+    cache->entries[place].refresh_ms = call->limits.refresh_ms;
+    cache->entries[place].usable_ms = call->limits.usable_ms;
+    if (key == &call->client->own_key) cache->favourite = place + 1;
+  }
+  lua_pop(L, 1);
+}
+
+/* Pushes, above the table that holds it, the token of a place in the cache and nil. The client is
+ * the value at index. */
+static void push_kept(lua_State *L, int index, int place) {
   compat_getown(L, index);
   lua_rawgeti(L, -1, CLIENT_TOKENS + place);
   lua_pushnil(L);
-  if (source == NULL)
-    lua_pushvalue(L, lua_upvalueindex(CLIENT_CACHED));
-  else
-    lua_pushstring(L, source);
-  return 3;
 }
 
-/* Asks for a new token and keeps it. Pushes the results of client:token. */
-static int refresh_token(lua_State *L, struct call *call, int index) {
-  int results = call_run(L, call, index, CLIENT_RUN_FETCH, 0);
-  if (results != 1) return results;
-  keep_token(L, call, index); /* where memory is short it is just not kept */
-  lua_pushnil(L);
-  lua_pushliteral(L, "fresh");
-  return 3;
-}
-
-/* One attempt to renew, which must leave time to hand the old token out. Pushes the new one, or the
- * old one as stale. */
-static int renew_token(lua_State *L, struct call *call, int index, int place, int64_t now) {
-  struct client *client = call->client;
-  int64_t spare = (client->cache.entries[place].usable_ms - now) / 2;
-  int top = lua_gettop(L);
-  if (call->timeout_ms > spare) call->timeout_ms = spare > 0 ? spare : 1;
-  call->retries = 0;
-  call_describe(call);
-  client->counters.refreshes++;
-  int results = refresh_token(L, call, index);
-  if (results == 3) return results;
-  lua_settop(L, top);
-  client->counters.stale++;
-  cache_rest(&client->cache.entries[place], clock_steady_ms(),
-             client->exchange.failure.retry_after);
-  return push_kept(L, index, place, "stale");
-}
-
-/* Answers from the cache where that can be done; 0 results where it cannot. */
-static int push_cached(lua_State *L, struct client *client, int index, int place, int64_t now) {
-  switch (cache_judge(&client->cache.entries[place], now)) {
+/* Answers from the cache at once where that can be done: 3 results, else 0. */
+static int push_cached(lua_State *L, struct client *client, int index, int place) {
+  if (place == CACHE_NONE) return 0;
+  switch (cache_judge(&client->cache.entries[place], clock_steady_ms())) {
   case CACHE_GOOD:
     client->counters.cache_hits++;
-    return push_kept(L, index, place, NULL);
+    push_kept(L, index, place);
+    lua_pushliteral(L, "cached");
+    return 3;
   case CACHE_RESTING:
     client->counters.stale++;
-    return push_kept(L, index, place, "stale");
+    push_kept(L, index, place);
+    lua_pushliteral(L, "stale");
+    return 3;
   default:
     return 0;
   }
 }
 
-/* Pushes the results of client:token for a call whose entry of the cache, if any, is at place. */
-static int get(lua_State *L, struct call *call, int index, int place) {
-  int64_t now = clock_steady_ms();
-  if (place == CACHE_NONE) return refresh_token(L, call, index);
-  int results = push_cached(L, call->client, index, place, now);
-  if (results > 0) return results;
-  bool usable = now < call->client->cache.entries[place].usable_ms;
-  return usable ? renew_token(L, call, index, place, now) : refresh_token(L, call, index);
+/* Prepares one attempt to renew the entry, which must leave time to hand the old token out. The
+ * pause is set beforehand: however the attempt ends, the next call is not the next attempt. */
+static void prepare_renewal(struct call *call, struct cache_entry *entry, int64_t now) {
+  int64_t spare = (entry->usable_ms - now) / 2;
+  if (call->timeout_ms > spare) call->timeout_ms = spare > 0 ? spare : 1;
+  call->about.timeout_ms = call->timeout_ms;
+  call->retries = 0;
+  call->client->counters.refreshes++;
+  cache_rest(entry, now);
 }
 
-/* The same for a request, whose URL and key it prepares. */
-static int get_for_request(lua_State *L, struct client *client, int index, int argument) {
-  struct settings settings;
-  struct call call = {.client = client};
-  client_refuse_busy(L, client); /* the call in the middle needs the buffers */
-  call_begin(&call);
-  if (!call_prepare(L, &call, index, argument, OPTIONS_REQUEST, &settings))
-    return client_fail_no_memory(L);
-  return get(L, &call, index, cache_find(&client->cache, client->key.data, client->key.length));
+/* After a renewal that failed: hands the old token out if it is still good by now. 3 results, or 0.
+ */
+static int push_stale(lua_State *L, struct call *call, const struct buffer *key) {
+  struct client *client = call->client;
+  int64_t now = clock_steady_ms();
+  int place = cache_find(&client->cache, key->data, key->length);
+  if (place == CACHE_NONE || cache_judge(&client->cache.entries[place], now) == CACHE_ENDED)
+    return 0;
+  cache_rest_for(&client->cache.entries[place], now, client->exchange.failure.retry_after);
+  client->counters.stale++;
+  push_kept(L, CALL_CLIENT, place);
+  lua_pushliteral(L, "stale");
+  return 3;
+}
+
+int token_run_get(lua_State *L) {
+  struct call *call = lua_touserdata(L, CALL_ITSELF);
+  struct client *client = call->client;
+  struct question question;
+  if (!read_question(L, client, &question)) return fail_no_memory(L, call);
+  int place = cache_find(&client->cache, question.key->data, question.key->length);
+  int results = push_cached(L, client, CALL_CLIENT, place);
+  if (results > 0) return results;
+  int64_t now = clock_steady_ms();
+  bool renewal = place != CACHE_NONE && now < client->cache.entries[place].usable_ms;
+  if (renewal) prepare_renewal(call, &client->cache.entries[place], now);
+  if (ask_endpoint(L, call, question.url)) {
+    keep_token(L, call, question.key);
+    lua_pushnil(L);
+    lua_pushliteral(L, "fresh");
+    return 3;
+  }
+  int top = lua_gettop(L);
+  results = renewal ? push_stale(L, call, question.key) : 0;
+  if (results > 0) return results;
+  lua_settop(L, top);
+  return call_push_failure(L, call);
 }
 
 int token_get(lua_State *L, int index, int argument) {
   struct client *client = client_check(L, index);
-  if (!client->open) return client_fail_closed(L);
-  if (!lua_isnoneornil(L, argument)) return get_for_request(L, client, index, argument);
-  int place = cache_favourite(&client->cache);
-  int results = place == CACHE_NONE ? 0 : push_cached(L, client, index, place, clock_steady_ms());
-  if (results > 0) return results;
+  struct options_origin origin = {argument, argument, 0};
+  struct settings settings;
+  bool own = lua_isnoneornil(L, argument);
+  int place = own ? cache_favourite(&client->cache) : CACHE_NONE; /* none when it was closed */
+  if (place != CACHE_NONE &&
+      cache_judge(&client->cache.entries[place], clock_steady_ms()) == CACHE_GOOD) {
+    client->counters.cache_hits++;
+    push_kept(L, index, place);
+    lua_pushvalue(L, lua_upvalueindex(CLIENT_CACHED)); /* nothing here allocates */
+    return 3;
+  }
   struct call call = {.client = client};
-  client_refuse_busy(L, client);
   call_begin(&call);
-  return get(L, &call, index,
-             cache_find(&client->cache, client->own_key.data, client->own_key.length));
+  settings = client->settings;
+  if (own)
+    lua_pushnil(L);
+  else
+    options_read(L, origin, OPTIONS_REQUEST, &settings);
+  return call_run(L, &call, index, CLIENT_RUN_GET);
 }
 
 int token_invalidate(lua_State *L, int index, int argument) {
   struct client *client = client_check(L, index);
+  bool found = false;
   if (!client->open) return client_fail_closed(L);
   luaL_checktype(L, argument, LUA_TSTRING);
-  bool found = false;
   compat_getown(L, index);
   int own = lua_gettop(L);
+  lua_pushliteral(L, "token"); /* nothing behind this allocates, so nobody can interfere */
   for (int place = 0; place < (int)client->cache.capacity; place++) {
     if (client->cache.entries[place].key == NULL) continue;
     lua_rawgeti(L, own, CLIENT_TOKENS + place);
-    lua_pushliteral(L, "token");
+    lua_pushvalue(L, own + 1);
     if (lua_istable(L, -2)) lua_rawget(L, -2);
     bool same = lua_rawequal(L, -1, argument) != 0;
-    lua_settop(L, own);
+    lua_settop(L, own + 1);
     if (!same) continue;
     cache_remove(&client->cache, place);
     lua_pushnil(L);

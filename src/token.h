@@ -1,4 +1,5 @@
-/* token.h - client:token: the cache before the endpoint. */
+/* token.h - client:fetch and client:token: one token, from the endpoint or from the cache before
+ * it. */
 #ifndef ICPTOKEN_TOKEN_H
 #define ICPTOKEN_TOKEN_H
 
@@ -6,14 +7,21 @@
 
 #pragma GCC visibility push(hidden)
 
-/* client:token with the client at index: a good token for the request at argument (a table, or nil
- * or none for the client's own). Pushes token, nil, source and returns 3, or nil, message, code,
- * details and 4. */
+/* client:fetch with the client at index: a new token for the request at argument (a table, or nil
+ * or none for the client's own). Pushes the token and returns 1, or nil, message, code, details and
+ * 4. */
+int token_fetch(lua_State *L, int index, int argument);
+
+/* client:token: a good token. Pushes token, nil, source and returns 3, or as token_fetch. */
 int token_get(lua_State *L, int index, int argument);
 
 /* client:invalidate: forgets the entry that holds exactly the token at argument, and pushes whether
  * there was one. */
 int token_invalidate(lua_State *L, int index, int argument);
+
+/* The protected halves. */
+int token_run_fetch(lua_State *L);
+int token_run_get(lua_State *L);
 
 #pragma GCC visibility pop
 

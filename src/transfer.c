@@ -176,7 +176,7 @@ static void set_trust(const struct setup *setup, const struct settings *settings
       SET(setup, CURLOPT_CAPATH, settings->capath);
     else /* unsets the one that is built in; a libcurl that knows none may refuse */
       curl_easy_setopt(setup->easy, CURLOPT_CAPATH, NULL);
-    SET(setup, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+    curl_easy_setopt(setup->easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* fails where there is none */
     SET(setup, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* a resumed session would not look at the CA */
   }
   SET(setup, CURLOPT_SSL_VERIFYPEER, settings->insecure ? 0L : 1L);
@@ -199,9 +199,8 @@ static void set_network(const struct setup *setup, const struct endpoint *endpoi
   SET(setup, CURLOPT_HTTP_VERSION,
       (long)(strcmp(settings->http_version, "2") == 0 ? CURL_HTTP_VERSION_2TLS
                                                       : CURL_HTTP_VERSION_1_1));
-  if (strcmp(settings->http_version, "2") == 0)
-    SET(setup, CURLOPT_PIPEWAIT,
-        1L);            /* rather a stream on the first connection than a second one */
+  /* rather a stream on the first connection than a second one */
+  if (strcmp(settings->http_version, "2") == 0) SET(setup, CURLOPT_PIPEWAIT, 1L);
   if (!endpoint->https) /* a proxy would see the credential, the environment's as well */
     SET(setup, CURLOPT_PROXY, "");
   else if (settings->proxy != NULL)
@@ -225,6 +224,7 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
                    const struct settings *settings, struct transfer_problem *problem) {
   const struct setup setup = {curl_easy_init(), problem};
   transfer->easy = setup.easy;
+  transfer->opener.pool = pool;
   if (setup.easy == NULL) return note_refusal(&setup, CURLE_OUT_OF_MEMORY, "curl_easy_init");
   *problem = (struct transfer_problem){CURLE_OK, NULL};
   transfer->body_limit = (size_t)settings->max_body_bytes;
@@ -234,7 +234,8 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
   set_network(&setup, endpoint, settings);
   set_addresses(&setup, transfer, &settings->resolve);
   if (problem->code != CURLE_OK) return false;
-  return note_refusal(&setup, pool_attach(pool, setup.easy), "CURLOPT_OPENSOCKETFUNCTION");
+  return note_refusal(&setup, pool_attach(&transfer->opener, setup.easy),
+                      "CURLOPT_OPENSOCKETFUNCTION");
 }
 
 bool transfer_set_credential(struct transfer *transfer, const struct buffer *line) {
@@ -282,7 +283,7 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   transfer->finished = false;
   transfer->result = CURLE_OK;
   transfer->error[0] = '\0';
-  pool->last_port = 0;
+  transfer->opener.last_port = 0;
   CURLcode code = set_url(transfer, url);
   if (code) return code;
   set_limits(transfer, timeout_ms, connect_timeout_ms);

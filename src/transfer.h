@@ -43,7 +43,8 @@ struct transfer {
   struct buffer credential;        /* "Authorization: …" or empty */
   struct buffer form;              /* the body of a POST; empty for a GET */
   struct buffer url;               /* what the handle was told last */
-  uint64_t credential_serial;      /* for whoever set the credential to tell which it is */
+  struct opener opener;
+  uint64_t credential_serial; /* for whoever set the credential to tell which it is */
   size_t body_limit;
   int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
   bool active;                            /* libcurl has it in hand */

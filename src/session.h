@@ -1,0 +1,34 @@
+/* session.h - who the client is to the cluster: the Authorization header of a call, and the log-in
+ * that may be needed for it. For the protected halves of calls. */
+#ifndef ICPTOKEN_SESSION_H
+#define ICPTOKEN_SESSION_H
+
+#include <lua.h>
+#include <stdbool.h>
+
+#include "call.h"
+
+#pragma GCC visibility push(hidden)
+
+/* Sees to connections and credential, and starts the clock of the call. False with the call's
+ * failure set and the server's errors, or nil, at the top. */
+bool session_ready(lua_State *L, struct call *call);
+
+/* Gives the transfer the credential in use. False when memory is short. */
+bool session_lend(const struct client *client, struct transfer *transfer);
+
+/* After a 401: logs in anew, where the client logs in by itself and has not in this call. The
+ * server's errors of the refusal are at the top; true without them when there is a new ID token,
+ * else false with those of the failure that stands. */
+bool session_log_in_again(lua_State *L, struct call *call);
+
+/* icptoken.login, with a client made for it at index. Pushes the identity provider's answer and
+ * returns 1, or nil, message, code, details and 4. */
+int session_login(lua_State *L, int index);
+
+/* Its protected half. */
+int session_run_login(lua_State *L);
+
+#pragma GCC visibility pop
+
+#endif
