@@ -196,8 +196,207 @@ describe("when memory runs out", function()
     end
   end
 
+  local function with(changes)
+    local changed = {}
+    for name, value in pairs(options) do changed[name] = value end
+    for name, value in pairs(changes) do changed[name] = value or nil end
+    return changed
+  end
+
+  -- Whether ID tokens of earlier log-ins are still accepted or not, the stub is as before.
+  local function plan_anew(order)
+    icp:reset()
+    order = order or {}
+    order.token, order.times = "abc.def-123", "forever"
+    icp:plan(order)
+  end
+
+  local function subject_token()
+    local client = assert(icptoken.new(options))
+    return function() return client:token() end,
+      function(token)
+        if token then assert_token(token) end
+        assert_token(assert(client:token()))
+        client:close()
+      end
+  end
+
+  local function subject_token_of_request()
+    local client = assert(icptoken.new(options))
+    local request = { scope = { "a:b:c", "d:e:f" }, account = "me" }
+    return function() return client:token(request) end,
+      function(token)
+        if token then assert_token(token) end
+        assert_token(assert(client:token(request)))
+        assert.equal("cached", (select(3, client:token(request))))
+        client:close()
+      end
+  end
+
+  local function subject_token_cached()
+    local client = assert(icptoken.new(options))
+    local request = { scope = { "a:b:c", "d:e:f" } }
+    local kept = assert(client:token(request))
+    return function() return client:token(request) end,
+      function(token)
+        if token then assert.equal(kept, token) end
+        assert.equal(kept, (client:token(request)))
+        client:close()
+      end
+  end
+
+  -- A token is to be renewed at 70 % of its life, which is too long to wait for at each point. So many of them grow
+  -- old together. Gives a subject and a function that tells how many renewals were tried.
+  local function make_subject_renewal()
+    local AT_ONCE, LIFE = 60, 5
+    local client, ready, last, refreshes = nil, 0, 0, 0
+
+    local function make_ready()
+      if client then
+        refreshes = refreshes + client:stats().refreshes
+        client:close()
+      end
+      client, ready = assert(icptoken.new(options)), AT_ONCE
+      plan_anew { expires_in = LIFE }
+      for n = 1, AT_ONCE do last = assert(client:token { scope = "a:b" .. n .. ":c" }) end
+      local before = testkit.monotonic()
+      repeat
+        testkit.sleep(0.02)
+      until testkit.monotonic() - before > LIFE * 0.72
+      plan_anew()
+    end
+
+    return function()
+      if ready == 0 then make_ready() end
+      local request = { scope = "a:b" .. ready .. ":c" }
+      ready = ready - 1
+      return function() return client:token(request) end,
+        function(token)
+          if token then assert.equal(last.token, token.token) end
+          assert.equal("abc.def-123", assert(client:token(request)).token)
+        end
+    end, function() return refreshes + client:stats().refreshes end
+  end
+
+  local function subject_fetch_all()
+    local client = assert(icptoken.new(with { parallel = 2 }))
+    local requests = { { scope = "a:b:c" }, {}, { scope = "d:e:f", account = "me" } }
+    local tokens, errors
+    return function()
+      local code, details
+      tokens, errors, code, details = client:fetch_all(requests)
+      if tokens == nil then return nil, errors, code, details end
+      for n = 1, 3 do
+        if not tokens[n] then return nil, errors[n].message, errors[n].code, errors[n] end
+      end
+      return tokens
+    end, function()
+      for n = 1, tokens and 3 or 0 do
+        if tokens[n] then
+          assert_token(tokens[n])
+        else
+          assert.is_true(honest[errors[n].code], errors[n].code)
+        end
+      end
+      tokens, errors = client:fetch_all(requests)
+      assert.is_nil(errors)
+      assert.equal(3, #tokens)
+      fetch_well(client)
+      client:close()
+    end
+  end
+
+  local function login_options()
+    return { host = "localhost", port = icp.ports.h1, cacert = icp.ca, username = icp.username,
+      password = icp.password, retries = 0, timeout = 20 }
+  end
+
+  local function subject_login()
+    local credential = login_options()
+    return function() return icptoken.login(credential) end,
+      function(answer)
+        if answer then
+          assert.equal("admin", icptoken.decode(answer.id_token).claims.sub)
+          assert.equal(43199, answer.expires_in)
+        end
+        assert(icptoken.login(credential))
+      end
+  end
+
+  local function new_with_login()
+    return assert(icptoken.new(with { id_token = false,
+      login = { username = icp.username, password = icp.password } }))
+  end
+
+  local function subject_with_login()
+    local client = new_with_login()
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_new_login()
+    local client = new_with_login()
+    fetch_well(client)
+    plan_anew()
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_new_login_of_many()
+    local client = new_with_login()
+    fetch_well(client)
+    plan_anew()
+    return function()
+      local tokens, errors, code, details = client:fetch_all { {}, {}, {} }
+      if tokens == nil then return nil, errors, code, details end
+      for n = 1, 3 do -- one that comes too late for the new ID token is refused
+        if not tokens[n] and errors[n].code ~= "unauthorized" then
+          return nil, errors[n].message, errors[n].code, errors[n]
+        end
+      end
+      return tokens
+    end, function()
+      fetch_well(client)
+      client:close()
+    end
+  end
+
+  local function subject_function()
+    local client = assert(icptoken.new(with { id_token = function() return icp.id_token end }))
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+      end
+  end
+
+  local function subject_challenge()
+    local value = [[Basic realm="x", Bearer realm="a\"b",service="c",scope="d e",error="f"]]
+    return function() return icptoken.challenge(value) end,
+      function(challenge)
+        if challenge then
+          assert.same({ realm = 'a"b', service = "c", scope = "d e", error = "f" }, challenge)
+        end
+      end
+  end
+
   describe("for Lua", function()
     local cases = {
+      { "client:token", subject_token }, { "client:token with a request", subject_token_of_request },
+      { "client:token, cached", subject_token_cached }, { "client:fetch_all", subject_fetch_all },
+      { "icptoken.login", subject_login },
+      { "client:fetch with a log-in", subject_with_login }, { "a log-in that ended", subject_new_login },
+      { "a log-in that ended, for many", subject_new_login_of_many },
+      { "client:fetch with a function", subject_function }, { "challenge", subject_challenge },
       { "new", subject_new }, { "icptoken.fetch", subject_one_shot },
       { "client:fetch, kept connection", subject_kept }, { "client:fetch with a request", subject_request },
       { "client:fetch that is refused", subject_refused }, { "decode, stats, tostring", subject_rest },
@@ -208,6 +407,35 @@ describe("when memory runs out", function()
         assert.is_true(surfaced > 0)
       end)
     end
+
+    it("survives every failing allocation in client:token that renews", function()
+      local subject, count = make_subject_renewal()
+      sweep("Lua, client:token that renews", testkit.with_failing_lua, subject)
+      assert.is_true(count() > 0)
+    end)
+
+    it("forgets a token without any memory", function()
+      local client = assert(icptoken.new(options))
+      local kept = assert(client:token { scope = "a:b:c" })
+      local _, ok, found = testkit.with_failing_lua(1, client.invalidate, client, kept.token)
+      assert.is_true(ok, found)
+      assert.is_true(found)
+      assert.equal("fresh", (select(3, client:token { scope = "a:b:c" })))
+      client:close()
+    end)
+
+    it("is not asked for any by client:token on a cached token", function()
+      local client = assert(icptoken.new(options))
+      local kept = assert(client:token())
+      assert.equal(kept, (client:token()))
+      local count, _, ok, token, second, source = testkit.count_lua(client.token, client)
+      assert.is_true(ok)
+      assert.equal(0, count)
+      assert.equal(kept, token)
+      assert.is_nil(second)
+      assert.equal("cached", source)
+      client:close()
+    end)
 
     it("closes without any memory", function()
       local call, afterwards = subject_close()
@@ -229,6 +457,11 @@ describe("when memory runs out", function()
       { "the first client:fetch", subject_first }, { "client:fetch, kept connection", subject_kept },
       { "client:fetch with a request", subject_request },
       { "client:fetch that is refused", subject_refused },
+      { "client:token", subject_token }, { "client:token with a request", subject_token_of_request },
+      { "client:fetch_all", subject_fetch_all }, { "icptoken.login", subject_login },
+      { "client:fetch with a log-in", subject_with_login }, { "a log-in that ended", subject_new_login },
+      { "a log-in that ended, for many", subject_new_login_of_many },
+      { "client:fetch with a function", subject_function },
     }
     for _, case in ipairs(cases) do
       it("survives every failing allocation in " .. case[1], function()
@@ -236,6 +469,12 @@ describe("when memory runs out", function()
         assert.is_true(surfaced > 0)
       end)
     end
+
+    it("survives every failing allocation in client:token that renews", function()
+      local subject, count = make_subject_renewal()
+      sweep("libcurl, client:token that renews", testkit.with_failing_curl, subject)
+      assert.is_true(count() > 0)
+    end)
 
     it("closes without any memory", function()
       local call, afterwards = subject_close()

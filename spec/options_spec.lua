@@ -43,6 +43,7 @@ describe("options", function()
     pinned_public_key = { 1 }, tls_min = { 1.2 }, timeout = { "30", true }, connect_timeout = { "1" },
     retries = { "2" }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
     http_version = { 1.1 }, headers = { "A: b", 1 }, user_agent = { 1 }, max_body_bytes = { "1" },
+    parallel = { "2", true, {} }, login = { 1, true, "admin", print },
   }
   for name, values in pairs(wrong_types) do
     it("refuse a wrong type for " .. name, function()
@@ -56,6 +57,10 @@ describe("options", function()
     { "connect_timeout", { 0, -0.5, nan, infinity, 2147484 } },
     { "retries", { -1, 1.5, nan, infinity, 101 } },
     { "max_body_bytes", { 0, -1, 0.5, infinity } },
+    { "parallel", { 0, -1, 257, 1.5, nan, infinity } },
+    { "login", { {}, { username = "a" }, { password = "b" }, { "a", "b" }, { username = "a", password = 1 },
+      { username = "a", password = "" }, { username = "a", password = "b\n" },
+      { username = "a", password = "b", scope = "c" } } },
     { "tls_min", { "1.1", "1.4", "", "TLSv1.2" } },
     { "http_version", { "1.0", "3", "", "2.0" } },
     { "host", { "", "a/b", "a?b", "a#b", "user@host", "a%41", "a:8443", "a b", "[::1", "fe80::1%eth0",
@@ -137,6 +142,7 @@ describe("options", function()
   describe("of the credential", function()
     local token, file = { id_token = "a" }, { id_token_file = "/a" }
     local basic, anonymous = { username = "a", password = "b" }, { anonymous = true }
+    local login, call = { login = { username = "a", password = "b" } }, { id_token = print }
 
     local function both(first, second)
       local options = { host = "a" }
@@ -146,7 +152,7 @@ describe("options", function()
     end
 
     it("are one", function()
-      for _, one in ipairs { token, file, basic, anonymous } do
+      for _, one in ipairs { token, file, basic, anonymous, login, call } do
         icptoken.new(both(one)):close()
       end
     end)
@@ -157,7 +163,10 @@ describe("options", function()
     end)
 
     it("are not two", function()
-      local all = { token, file, basic, anonymous }
+      local all = { token, file, basic, anonymous, login }
+      for _, one in ipairs { file, basic, anonymous, login } do
+        assert_refused(both(call, one), "more than one credential")
+      end
       for i = 1, #all do
         for j = i + 1, #all do assert_refused(both(all[i], all[j]), "more than one credential") end
       end
@@ -227,6 +236,24 @@ describe("options", function()
     end
   end)
 
+  it("of a log-in are those of endpoint, TLS and network, with a user name and a password", function()
+    local own = { service = "a", scope = "a", account = "a", client_id = "a", offline_token = true, id_token = "a",
+      id_token_file = "a", anonymous = true, login = {}, parallel = 2, realm = "a", error = "a" }
+    for name, value in pairs(own) do
+      local ok, message = pcall(icptoken.login, { host = "a", username = "a", password = "b", [name] = value })
+      assert.is_false(ok)
+      assert.matches("'" .. name .. "' does not belong to a log-in", message, 1, true)
+    end
+    for name, values in pairs(wrong_types) do
+      for _, value in ipairs(values) do
+        local options = { host = "a", username = "a", password = "b", [name] = value }
+        local ok, message = pcall(icptoken.login, options)
+        assert.is_false(ok)
+        assert.matches("'" .. name .. "'", message, 1, true)
+      end
+    end
+  end)
+
   it("are copied: what the caller changes later has no effect", function()
     local options = with { scope = { "a" } }
     local client = icptoken.new(options)
@@ -258,6 +285,26 @@ describe("options", function()
       end
       assert_refused(with { realm = "x" }, "'realm'", "belongs to a request")
       assert_request_refused({ scop = "x" }, "'scop'", "'scope'")
+    end)
+
+    it("of client:token and client:fetch_all bring no credential and no limits", function()
+      local own = { id_token = "a", username = "a", password = "b", timeout = 1, retries = 0 }
+      for name, value in pairs(own) do
+        for call, request in pairs { token = { [name] = value }, fetch_all = { { [name] = value } } } do
+          local ok, message = pcall(client[call], client, request)
+          assert.is_false(ok)
+          assert.matches("'" .. name .. "'", message, 1, true)
+          assert.matches("client:fetch", message, 1, true)
+        end
+      end
+    end)
+
+    it("may hold realm and error, as a challenge does, if they are strings", function()
+      for _, name in ipairs { "realm", "error" } do
+        assert_request_refused({ [name] = 1 }, "'" .. name .. "'")
+        assert_request_refused({ [name] = "a\n" }, "'" .. name .. "'", "control character")
+        assert_refused(with { [name] = "x" }, "'" .. name .. "'", "belongs to a request")
+      end
     end)
 
     it("hold one credential at most", function()

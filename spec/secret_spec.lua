@@ -7,9 +7,11 @@ local mime = require "mime"
 local stub_client = require "support.stub"
 
 local PATH = "/image-manager/api/v1/auth/token"
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 local PIECE = 16 -- no part of a secret as long as this may be seen either
 
 local OPAQUE = "0paque+ID/token~with_" .. ("Zq7."):rep(12) .. "=="
+local REFRESH = "refresh+0paque/token~of_joe_" .. ("Xy5."):rep(12)
 local ANSWERED = "answered-0paque/registry+token_" .. ("Wk3."):rep(12)
 local PASSWORD = "correct/horse\"battery?staple>&+%"
 local BASIC = mime.b64("joe:" .. PASSWORD)
@@ -22,6 +24,10 @@ local credentials -- by name: the options, what of them is secret, and the schem
 local pieces
 
 local CREDENTIALS = { "a JWT as ID token", "an opaque ID token", "a user name and password" }
+
+local function encode_percent(text)
+  return (text:gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
+end
 
 -- The set of all parts that are PIECE long.
 local function cut_into_pieces(secrets)
@@ -41,7 +47,8 @@ setup(function()
     ["a user name and password"] = { options = { username = "joe", password = PASSWORD },
       secrets = { BASIC, PASSWORD }, scheme = "Basic" },
   }
-  pieces = cut_into_pieces { stub.id_token, OPAQUE, ANSWERED, PASSWORD, BASIC, PROXY_PASSWORD, PROXY_BASIC,
+  pieces = cut_into_pieces { stub.id_token, OPAQUE, ANSWERED, REFRESH, PASSWORD, encode_percent(PASSWORD),
+    BASIC, PROXY_PASSWORD, PROXY_BASIC,
     KEY_PASSWORD, stub.client_key_password }
 end)
 teardown(function() stub:stop() end)
@@ -111,10 +118,6 @@ local function open_client(credential)
 end
 
 local STATUSES = { 200, 201, 400, 401, 403, 404, 408, 418, 429, 500, 502, 503, 504 }
-
-local function encode_percent(text)
-  return (text:gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
-end
 
 -- Each: how the server says it, and what it says of a secret, which it got under the scheme.
 local ECHOES = {
@@ -462,6 +465,14 @@ describe("a call that raises shows no secret", function()
       { "an unknown option", { host = "h", id_token = OPAQUE, passwort = PASSWORD } },
       { "a misplaced value", { host = "h", OPAQUE } },
       { "a token as the name of an option", { host = "h", [stub.id_token] = true } },
+      { "a log-in that is a string", { host = "h", login = "joe:" .. PASSWORD } },
+      { "a log-in without a name", { host = "h", login = { password = PASSWORD } } },
+      { "a log-in with a list", { host = "h", login = { username = "joe", password = { PASSWORD } } } },
+      { "a log-in with a control character", { host = "h",
+        login = { username = "joe", password = PASSWORD .. "\n" } } },
+      { "a log-in with more", { host = "h", login = { username = "joe", password = PASSWORD, [OPAQUE] = OPAQUE } } },
+      { "a log-in beside an ID token", { host = "h", id_token = OPAQUE,
+        login = { username = "joe", password = PASSWORD } } },
     }
   end
 
@@ -476,6 +487,20 @@ describe("a call that raises shows no secret", function()
     raise_hidden("new", icptoken.new, OPAQUE)
     raise_hidden("fetch", icptoken.fetch, OPAQUE)
     raise_hidden("decode", icptoken.decode, { OPAQUE })
+    raise_hidden("login", icptoken.login, OPAQUE)
+    raise_hidden("challenge", icptoken.challenge, { OPAQUE })
+  end)
+
+  it("when the options of a log-in are wrong", function()
+    for _, changes in ipairs {
+      { password = PASSWORD .. "\n" }, { password = { PASSWORD } }, { username = "joe:" .. PASSWORD, password = true },
+      { scope = OPAQUE }, { id_token = OPAQUE }, { passwort = PASSWORD }, { [OPAQUE] = PASSWORD }, { PASSWORD },
+      { url = "https://joe:" .. PROXY_PASSWORD .. "@localhost/" }, { login = { password = PASSWORD } },
+    } do
+      local wrong = { host = "h", username = "joe", password = PASSWORD }
+      for name, value in pairs(changes) do wrong[name] = value end
+      raise_hidden("login", icptoken.login, wrong)
+    end
   end)
 
   it("when a request is wrong", function()
@@ -486,7 +511,11 @@ describe("a call that raises shows no secret", function()
       { cacert = OPAQUE }, { tokn = OPAQUE }, { OPAQUE }, OPAQUE,
     } do
       raise_hidden("request", client.fetch, client, request)
+      raise_hidden("token", client.token, client, request)
+      raise_hidden("fetch_all", client.fetch_all, client, { {}, request })
     end
+    raise_hidden("fetch_all", client.fetch_all, client, OPAQUE)
+    raise_hidden("invalidate", client.invalidate, client, { OPAQUE })
     client:close()
   end)
 end)
@@ -512,6 +541,219 @@ describe("a client that works", function()
     for _, text in ipairs(collect_strings({ tostring(client), client:stats() }, {})) do
       assert.not_matches(token.token, text, 1, true)
     end
+    client:close()
+  end)
+end)
+
+-- The options of a log-in over plain http, with a password that is in the set of secrets.
+local function login_options(changes)
+  local all = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, LOGIN_PATH), username = "joe",
+    password = PASSWORD, timeout = 5, retries = 0 }
+  for name, value in pairs(changes or {}) do all[name] = value or nil end
+  return all
+end
+
+local function fail_login_hidden(what, changes)
+  local answer, message, code, details = icptoken.login(login_options(changes))
+  assert(answer == nil, what .. " did not fail")
+  assert_hidden(what, message, code, details)
+  return code
+end
+
+local function open_login_client()
+  return icptoken.new { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 5, retries = 0,
+    login = { username = "joe", password = PASSWORD } }
+end
+
+local function plan_login()
+  stub:plan { path = LOGIN_PATH, status = 200, body = cjson.encode { id_token = ANSWERED, access_token = ANSWERED,
+    refresh_token = REFRESH, expires_in = 60 } }
+end
+
+describe("an identity provider that repeats", function()
+  for _, case in ipairs(ECHOES) do
+    it(("the password or the form %s does not get it shown"):format(case[1]), function()
+      local client = open_login_client()
+      local form = "grant_type=password&username=joe&password=" .. encode_percent(PASSWORD) .. "&scope=openid"
+      for _, secret in ipairs { PASSWORD, form, "password=" .. PASSWORD } do
+        local body = case[2](secret, "Basic")
+        for _, status in ipairs { 200, 400, 401, 403, 500 } do
+          stub:plan { path = LOGIN_PATH, status = status, body = body, times = 2 }
+          fail_login_hidden("status " .. status)
+          fail_hidden("client, status " .. status, client)
+        end
+      end
+      client:close()
+    end)
+  end
+
+  it("the password in its head does not get it shown", function()
+    for _, secret in ipairs { PASSWORD, encode_percent(PASSWORD) } do
+      for _, header in ipairs { "Retry-After", "WWW-Authenticate", "Location", "Set-Cookie" } do
+        stub:plan { status = 401, headers = { { header, secret } } }
+        fail_login_hidden(header)
+      end
+      stub:plan { redirect = "https://joe:" .. secret .. "@login.example/" .. secret .. "?" .. secret }
+      assert.equal("redirect", fail_login_hidden "redirect")
+      stub:plan { raw = secret .. "\r\n\r\n" }
+      fail_login_hidden("status line")
+    end
+  end)
+end)
+
+describe("what the identity provider answered is not shown", function()
+  for _, form in ipairs {
+    '{"id_token":"%s"', '{"id_token":"%s and more","refresh_token":"%s"}', '{"id_token":["%s"]}',
+    '{"access_token":"%s","refresh_token":"%s"}', '{"id_token":"%s","expires_in":-1}',
+    '{"id_token":"%s","expires_in":"%s"}', '{"refresh_token": "%s",,}', "id_token=%s&refresh_token=%s",
+    '["%s"]', "ID token:  %s\n", '{"id_token":"%s","n":1e400}',
+  } do
+    it("when it is of the form " .. form:gsub("%c", " "), function()
+      local client = open_login_client()
+      for _, secret in ipairs { stub.id_token, form:find "^%[" and stub.id_token or ANSWERED } do
+        local body = form:gsub("%%s", function() return secret end)
+        stub:plan { path = LOGIN_PATH, status = 200, body = body, times = 2 }
+        assert.equal("invalid_response", fail_login_hidden(form))
+        assert.equal("invalid_response", fail_hidden(form, client))
+      end
+      client:close()
+    end)
+  end
+
+  it("when the token endpoint repeats it", function()
+    for _, case in ipairs(ECHOES) do
+      for _, status in ipairs { 200, 401, 403, 500 } do
+        local client = open_login_client()
+        plan_login()
+        stub:plan { path = PATH, status = status, body = case[2](ANSWERED, "Bearer") }
+        fail_hidden(case[1], client)
+        client:close()
+        stub:reset()
+      end
+    end
+  end)
+
+  it("when the token endpoint repeats the password", function()
+    local client = open_login_client()
+    plan_login()
+    for _, case in ipairs(ECHOES) do
+      stub:plan { path = PATH, status = 403, body = case[2](PASSWORD, "Basic") }
+      fail_hidden(case[1], client)
+    end
+    client:close()
+  end)
+
+  it("when a new ID token is refused as the old one was", function()
+    local client = open_login_client()
+    plan_login()
+    plan_login()
+    stub:plan { path = PATH, status = 401, body = ANSWERED, times = "forever" }
+    assert.equal("unauthorized", fail_hidden("first", client))
+    assert.equal("unauthorized", fail_hidden("second", client))
+    client:close()
+  end)
+end)
+
+describe("a log-in's connection that fails shows no secret", function()
+  it("whatever the reason", function()
+    for _, case in ipairs(list_connection_failures()) do
+      local changes = { url = false, host = "localhost", port = stub.port, cacert = stub.ca }
+      for name, value in pairs(case[2]) do changes[name] = value end
+      assert.equal(case[3], fail_login_hidden(case[1], changes))
+    end
+  end)
+end)
+
+describe("fetch_all shows no secret", function()
+  local function fail_all_hidden(what, client)
+    local tokens, errors = client:fetch_all { {}, { scope = "a:b:c" }, {} }
+    assert.same({ false, false, false }, tokens)
+    assert_hidden(what, errors, tostring(client), client:stats())
+  end
+
+  for _, name in ipairs(CREDENTIALS) do
+    it("with " .. name .. " that is repeated", function()
+      local credential = credentials[name]
+      local client = open_client(credential)
+      for _, case in ipairs(ECHOES) do
+        for _, status in ipairs { 200, 401, 403, 503 } do
+          stub:plan { status = status, body = case[2](credential.secrets[1], credential.scheme), times = 3 }
+          fail_all_hidden(case[1], client)
+        end
+      end
+      client:close()
+    end)
+  end
+
+  it("with a log-in", function()
+    local client = open_login_client()
+    plan_login()
+    stub:plan { path = PATH, status = 401, body = ANSWERED .. " " .. PASSWORD, times = "forever" }
+    stub:plan { path = LOGIN_PATH, status = 401, body = encode_percent(PASSWORD) .. PASSWORD, times = "forever" }
+    fail_all_hidden("tokens", client)
+    fail_all_hidden("tokens", client)
+    client:close()
+  end)
+end)
+
+describe("an id_token function shows no secret", function()
+  -- each: what the function returns
+  for what, returned in pairs {
+    ["a message with a JWT"] = function() return nil, "refused " .. stub.id_token .. "!" end,
+    ["a message that is a JWT"] = function() return nil, stub.id_token end,
+    ["a message with a header"] = function() return nil, "Authorization: Bearer " .. OPAQUE end,
+    ["a message with a field"] = function() return nil, '{"id_token":"' .. OPAQUE .. '"}' end,
+    ["a long message"] = function() return nil, ("x"):rep(190) .. stub.id_token end,
+    ["two words"] = function() return OPAQUE .. " " .. OPAQUE end,
+    ["a header line"] = function() return "Authorization: Bearer " .. OPAQUE end,
+    ["a table"] = function() return { OPAQUE } end,
+    ["nil and a table"] = function() return nil, { OPAQUE } end,
+    ["a JWT and a line break"] = function() return stub.id_token .. "\n" .. stub.id_token end,
+  } do
+    it("when it returns " .. what, function()
+      local client = open_client { options = { id_token = returned } }
+      assert.equal("invalid_credential", fail_hidden(what, client))
+      local token, message, code, details = client:token()
+      assert.is_nil(token)
+      assert_hidden(what, message, code, details)
+      token, message, code, details = client:fetch_all { {} }
+      assert.is_nil(token)
+      assert_hidden(what, message, code, details)
+      client:close()
+    end)
+  end
+
+  it("when what it gave is repeated", function()
+    local client = open_client { options = { id_token = function() return OPAQUE end } }
+    for _, case in ipairs(ECHOES) do
+      stub:plan { status = 403, body = case[2](OPAQUE, "Bearer") }
+      assert.equal("forbidden", fail_hidden(case[1], client))
+    end
+    client:close()
+  end)
+end)
+
+describe("a challenge that cannot be used", function()
+  it("is not shown", function()
+    for _, value in ipairs { OPAQUE, "Bearer " .. OPAQUE .. "\0", 'Bearer realm="' .. OPAQUE, "Basic " .. OPAQUE,
+      "Bearer realm=" .. stub.id_token .. ",realm=x", stub.id_token } do
+      local challenge, message, code, details = icptoken.challenge(value)
+      assert.is_nil(challenge)
+      assert_hidden("challenge", message, code, details)
+    end
+  end)
+end)
+
+describe("a client that keeps tokens", function()
+  it("shows no secret in tostring or stats, or when it hands out an old one", function()
+    local client = open_login_client()
+    plan_login()
+    stub:set { id_tokens = { ANSWERED } }
+    stub:plan { path = PATH, token = REFRESH }
+    local token = assert(client:token())
+    assert.equal(REFRESH, token.token)
+    assert_hidden("the client", tostring(client), client:stats())
+    assert_hidden("invalidate", client:invalidate(OPAQUE), client:invalidate(REFRESH))
     client:close()
   end)
 end)

@@ -151,6 +151,31 @@ static int push_stale(lua_State *L, struct call *call, const struct buffer *key)
   return 3;
 }
 
+/* Asks for a token that is not there, or that is to be replaced by now: a fresh one, or nothing
+ * with the server's errors, or nil, at the top. */
+static int push_fresh(lua_State *L, struct call *call, const struct question *question) {
+  if (!ask_endpoint(L, call, question->url)) return 0;
+  keep_token(L, call, question->key);
+  lua_pushnil(L);
+  lua_pushliteral(L, "fresh");
+  return 3;
+}
+
+/* One attempt to renew; the old token when it fails; and when that has ended meanwhile, 0. */
+static int renew(lua_State *L, struct call *call, const struct question *question, int place,
+                 int64_t now) {
+  const int64_t timeout_ms = call->timeout_ms, retries = call->retries;
+  int top = lua_gettop(L);
+  prepare_renewal(call, &call->client->cache.entries[place], now);
+  int results = push_fresh(L, call, question);
+  if (results == 0) results = push_stale(L, call, question->key);
+  if (results > 0) return results;
+  lua_settop(L, top);
+  call->timeout_ms = call->about.timeout_ms = timeout_ms;
+  call->retries = retries;
+  return 0;
+}
+
 int token_run_get(lua_State *L) {
   struct call *call = lua_touserdata(L, CALL_ITSELF);
   struct client *client = call->client;
@@ -160,19 +185,10 @@ int token_run_get(lua_State *L) {
   int results = push_cached(L, client, CALL_CLIENT, place);
   if (results > 0) return results;
   int64_t now = clock_steady_ms();
-  bool renewal = place != CACHE_NONE && now < client->cache.entries[place].usable_ms;
-  if (renewal) prepare_renewal(call, &client->cache.entries[place], now);
-  if (ask_endpoint(L, call, question.url)) {
-    keep_token(L, call, question.key);
-    lua_pushnil(L);
-    lua_pushliteral(L, "fresh");
-    return 3;
-  }
-  int top = lua_gettop(L);
-  results = renewal ? push_stale(L, call, question.key) : 0;
-  if (results > 0) return results;
-  lua_settop(L, top);
-  return call_push_failure(L, call);
+  if (place != CACHE_NONE && now < client->cache.entries[place].usable_ms)
+    results = renew(L, call, &question, place, now);
+  if (results == 0) results = push_fresh(L, call, &question);
+  return results > 0 ? results : call_push_failure(L, call);
 }
 
 int token_get(lua_State *L, int index, int argument) {

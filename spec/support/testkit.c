@@ -408,6 +408,24 @@ static int testkit_monotonic(lua_State *L) {
   return 1;
 }
 
+typedef void (*ClockShift)(const double seconds[3], bool stop);
+
+/* shift_clocks(wall, monotonic, boottime [, stop]): moves the clocks by so many seconds from their
+   true time, and stops them or lets them run. Only where clock_shift.so is preloaded. */
+static int shift_clocks(lua_State *L) {
+  double seconds[3];
+  ClockShift set;
+  void *symbol = dlsym(RTLD_DEFAULT, "clock_shift_set");
+  int i;
+  if (symbol == NULL) return luaL_error(L, "clock_shift.so is not preloaded");
+  for (i = 0; i < 3; i++)
+    seconds[i] = luaL_checknumber(L, i + 1);
+  /* ISO C has no conversion from an object pointer to a function pointer */
+  memcpy(&set, &symbol, sizeof set);
+  set(seconds, lua_toboolean(L, 4) != 0);
+  return 0;
+}
+
 /* sleep(seconds): the whole time, also when signals come. */
 static int testkit_sleep(lua_State *L) {
   sleep_for(luaL_checknumber(L, 1));
@@ -504,6 +522,7 @@ static const luaL_Reg functions[] = {
     {"setenv", testkit_setenv},
     {"unsetenv", testkit_unsetenv},
     {"monotonic", testkit_monotonic},
+    {"shift_clocks", shift_clocks},
     {"sleep", testkit_sleep},
     {"mkfifo", testkit_mkfifo},
     {"resident", testkit_resident},

@@ -1,0 +1,719 @@
+-- client:fetch_all: many tokens at once. How many requests are under way, over which connections, in which order the
+-- results come, what one failure does to the others, and how all of it ends.
+
+local cases = require "support.cases"
+local icptoken = require "icptoken"
+local interpreter = require "support.interpreter"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+
+local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
+local slow = under_valgrind or os.getenv "ICPTOKEN_SANITIZED"
+local MANY = under_valgrind and 100 or 1000
+local PATH = "/image-manager/api/v1/auth/token"
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+local function open(changes)
+  return icptoken.new(cases.options(stub, changes))
+end
+
+-- A client over plain http, which spares hundreds of handshakes.
+local function open_plain(changes)
+  local all = { host = false, port = false, cacert = false,
+    url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }
+  for name, value in pairs(changes or {}) do all[name] = value end
+  return open(all)
+end
+
+local function name_repository(n)
+  return ("team/app-%d"):format(n)
+end
+
+local function make_requests(count)
+  local requests = {}
+  for n = 1, count do
+    requests[n] = { service = "token-service", scope = "repository:" .. name_repository(n) .. ":pull" }
+  end
+  return requests
+end
+
+-- The token allows what request number n asked for.
+local function assert_own_token(n, token)
+  local claims = assert(icptoken.decode(token.token)).claims
+  assert.equal("token-service", claims.aud)
+  assert.equal(1, #claims.access)
+  assert.equal(name_repository(n), claims.access[1].name)
+end
+
+local function assert_own_tokens(count, tokens, errors)
+  assert.is_nil(errors)
+  assert.equal(count, #tokens)
+  for n = 1, count do assert_own_token(n, tokens[n]) end
+end
+
+-- The entry of a request that failed, checked as the results of a failed call are.
+local function check_error(code, tokens, errors, n)
+  assert.is_false(tokens[n])
+  local details = errors[n]
+  assert.is_table(details)
+  cases.check_failure(code, { stub.id_token, stub.password }, nil, details.message, details.code, details)
+  return details
+end
+
+local function count_failed(count, tokens, errors)
+  local failed = {}
+  for n = 1, count do
+    assert.equal(tokens[n] == false, errors ~= nil and errors[n] ~= nil)
+    if tokens[n] == false then failed[#failed + 1] = n end
+  end
+  return #failed, failed[1]
+end
+
+-- The most requests that were under way together, if each was for at least so many seconds.
+local function count_in_flight(requests, seconds)
+  local most, first = 0, 1
+  for last, request in ipairs(requests) do
+    while requests[first].time <= request.time - seconds do first = first + 1 end
+    most = math.max(most, last - first + 1)
+  end
+  return most
+end
+
+describe("a thousand requests", function()
+  local DELAY = 0.03
+
+  local function fetch_many(client, parallel)
+    stub:plan { delay = { before = DELAY }, times = "forever" }
+    assert_own_tokens(MANY, client:fetch_all(make_requests(MANY)))
+    local requests = stub:requests()
+    assert.equal(MANY, #requests)
+    local most = count_in_flight(requests, DELAY * 0.95)
+    assert.is_true(most <= parallel, most .. " were under way together")
+    assert.is_true(most > 1, "they went one by one")
+    assert.equal(MANY, client:stats().requests)
+    assert.equal(MANY, client:stats().attempts)
+    client:close()
+  end
+
+  it("go over kept connections, 16 of them", function()
+    fetch_many(open_plain(), 16)
+    local accepted = stub:accepted().http
+    assert.is_true(accepted <= 16 and accepted > 1, accepted .. " connections")
+  end)
+
+  it("go over kept connections of TLS", function()
+    fetch_many(open { parallel = 5 }, 5)
+    assert.is_true(stub:accepted().https <= 5)
+  end)
+
+  it("are streams of one connection with HTTP/2", function()
+    fetch_many(open { http_version = "2" }, 16)
+    assert.equal(1, stub:accepted().https)
+    assert.equal("2", stub:last().version)
+  end)
+end)
+
+describe("as many requests as parallel says", function()
+  -- all of them must have come before the first is answered
+  local function assert_together(client, count, parallel)
+    local delay = slow and 3 or 1
+    stub:plan { delay = { before = delay }, times = parallel }
+    assert_own_tokens(count, client:fetch_all(make_requests(count)))
+    client:close()
+    local requests = stub:requests()
+    assert.equal(count, #requests)
+    local together = math.min(count, parallel)
+    assert.is_true(requests[together].time - requests[1].time < delay)
+    if count > parallel then assert.is_true(requests[parallel + 1].time - requests[1].time >= delay * 0.95) end
+  end
+
+  it("are under way together", function() assert_together(open_plain { parallel = 4 }, 9, 4) end)
+  it("are under way together as streams", function()
+    assert_together(open { parallel = 4, http_version = "2" }, 9, 4)
+  end)
+  it("are all, when it says more", function() assert_together(open_plain { parallel = 256 }, 5, 256) end)
+  it("are 16 when nothing is said", function() assert_together(open_plain(), 20, 16) end)
+
+  it("are one at a time with parallel = 1, over one connection", function()
+    stub:plan { delay = { before = 0.02 }, times = "forever" }
+    local client = open { parallel = 1 }
+    assert_own_tokens(10, client:fetch_all(make_requests(10)))
+    client:close()
+    assert.equal(1, count_in_flight(stub:requests(), 0.019))
+    assert.equal(1, stub:accepted().https)
+    for n, request in ipairs(stub:requests()) do
+      assert.equal("repository:" .. name_repository(n) .. ":pull", request.query.scope[1])
+    end
+  end)
+
+  it("are 256 at most", function()
+    local count = under_valgrind and 260 or 600
+    local client = open_plain { parallel = 256 }
+    assert_own_tokens(count, client:fetch_all(make_requests(count)))
+    client:close()
+    assert.is_true(stub:accepted().http <= 256)
+  end)
+
+  it("are streams of few connections with parallel = 256", function()
+    local client = open { parallel = 256, http_version = "2" }
+    assert_own_tokens(300, client:fetch_all(make_requests(300)))
+    client:close()
+    local accepted = stub:accepted().https
+    assert.equal(1, accepted)
+  end)
+end)
+
+describe("a list", function()
+  it("of nothing gives nothing, and sends nothing", function()
+    local client = open()
+    local tokens, errors = client:fetch_all {}
+    assert.same({}, tokens)
+    assert.is_nil(errors)
+    assert.equal(0, #stub:requests())
+    client:close()
+  end)
+
+  it("of one gives one", function()
+    local client = open()
+    assert_own_tokens(1, client:fetch_all(make_requests(1)))
+    client:close()
+  end)
+
+  it("may hold requests that leave all to the client", function()
+    local client = open { service = "token-service", scope = "repository:" .. name_repository(1) .. ":pull" }
+    local tokens, errors = client:fetch_all { {}, { scope = "repository:" .. name_repository(2) .. ":pull" } }
+    assert_own_tokens(2, tokens, errors)
+    client:close()
+  end)
+
+  it("may hold what icptoken.challenge gives", function()
+    local client = open()
+    local challenge = assert(icptoken.challenge([[Bearer realm="https://elsewhere.invalid/t",]]
+      .. [[service="token-service",scope="repository:team/app-1:pull",error="invalid_token"]]))
+    assert_own_tokens(1, client:fetch_all { challenge })
+    client:close()
+  end)
+
+  it("gives token tables like those of fetch", function()
+    local client = open()
+    local token = client:fetch_all(make_requests(1))[1]
+    assert.is_nil(getmetatable(token))
+    assert.equal(1800, token.expires_in)
+    for _, name in ipairs { "received_at", "expires_at", "refresh_at" } do assert.is_number(token[name]) end
+    client:close()
+  end)
+
+  it("is left as it is", function()
+    local client = open { parallel = 2 }
+    local requests = { { scope = { "a:b:c", "a:b:c" } }, { scope = "d:e:f", account = "me" } }
+    assert(client:fetch_all(requests))
+    assert.same({ { scope = { "a:b:c", "a:b:c" } }, { scope = "d:e:f", account = "me" } }, requests)
+    client:close()
+  end)
+
+  it("neither looks at the cache nor fills it", function()
+    local client = open()
+    local request = make_requests(1)[1]
+    local kept = assert(client:token(request))
+    local tokens = client:fetch_all { request, request }
+    assert.are_not.equal(kept.token, tokens[1].token)
+    assert.are_not.equal(tokens[1].token, tokens[2].token)
+    assert.equal(kept, (client:token(request)))
+    local other = make_requests(2)[2]
+    client:fetch_all { other }
+    assert.equal("fresh", (select(3, client:token(other))))
+    client:close()
+  end)
+end)
+
+describe("a wrong list", function()
+  local client
+
+  before_each(function() client = open() end)
+  after_each(function() client:close() end)
+
+  local function assert_refused(requests, ...)
+    local ok, message = pcall(client.fetch_all, client, requests)
+    assert.is_false(ok)
+    assert.is_string(message)
+    for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
+    assert.equal(0, #stub:requests())
+    assert_own_tokens(1, client:fetch_all(make_requests(1)))
+    stub:reset()
+  end
+
+  it("raises when it is no table", function()
+    for _, value in ipairs { "repository:a:pull", 1, true } do
+      assert.is_false((pcall(client.fetch_all, client, value)))
+    end
+    assert.is_false((pcall(client.fetch_all, client)))
+  end)
+
+  -- each: what, the third request, what the message names
+  for _, case in ipairs {
+    { "an unknown option", { scop = "a" }, "'scop'" }, { "a string", "repository:a:pull" },
+    { "a wrong type", { scope = 1 }, "'scope'" }, { "a control character", { service = "a\n" }, "'service'" },
+    { "an option of the client", { host = "a" }, "'host'" }, { "a timeout of its own", { timeout = 1 }, "'timeout'" },
+    { "a credential of its own", { id_token = "a" }, "'id_token'" }, { "false", false },
+  } do
+    it("raises with the number of the request that is " .. case[1], function()
+      assert_refused({ {}, {}, case[2], {} }, "request 3", case[3])
+    end)
+  end
+
+  it("raises with the number of the first wrong one, be it the last", function()
+    local requests = make_requests(50)
+    requests[50].scop = "a"
+    assert_refused(requests, "request 50")
+    requests[20].scop = "a"
+    assert_refused(requests, "request 20")
+  end)
+
+  it("raises when it has a gap", function()
+    assert_refused({ {}, nil, {} }, "request 2")
+  end)
+
+  it("raises when it is a single request", function()
+    assert_refused(make_requests(1)[1])
+  end)
+end)
+
+describe("a request that fails", function()
+  -- each: what, the order for one request, its code, more options
+  for _, case in ipairs {
+    { "with 403", { status = 403, body = '{"errors":[{"code":"DENIED","message":"not you"}]}' }, "forbidden" },
+    { "with 401", { status = 401 }, "unauthorized" },
+    { "with 404", { status = 404 }, "not_found" },
+    { "with 429", { status = 429, headers = { { "Retry-After", "60" } } }, "rate_limited" },
+    { "with 500", { status = 500 }, "server_error" },
+    { "with a redirect", { redirect = "https://elsewhere.invalid/" }, "redirect" },
+    { "with garbage", { status = 200, body = "<html>" }, "invalid_response" },
+    { "with an answer cut short", { cut = 300 }, "network" },
+    { "with an ended token", { claims = { iat_in = -100, exp_in = -50 } }, "expired" },
+    { "with too much", { endless = "body", bytes = 4e6 }, "too_large" },
+  } do
+    it(case[1] .. " fails alone", function()
+      -- one by one, so that it is the fourth
+      local client = open_plain { parallel = 1 }
+      stub:plan({ times = 3 }, case[2])
+      local tokens, errors = client:fetch_all(make_requests(8))
+      local details = check_error(case[3], tokens, errors, 4)
+      assert.equal(1, details.attempts)
+      assert.equal(stub.ports.http, tonumber(details.url:match ":(%d+)/"))
+      assert.equal(1, (count_failed(8, tokens, errors)))
+      for n = 1, 8 do
+        if n ~= 4 then assert_own_token(n, tokens[n]) end
+      end
+      assert.equal(1, client:stats().failures[case[3]])
+      client:close()
+    end)
+  end
+
+  it("fails alone among others under way", function()
+    local client = open { parallel = 8 }
+    stub:plan({ delay = { before = 0.1 }, times = 3 },
+      { status = 403, body = '{"errors":[{"code":"DENIED","message":"not you"}]}' })
+    local tokens, errors = client:fetch_all(make_requests(40))
+    local count, n = count_failed(40, tokens, errors)
+    assert.equal(1, count)
+    local details = check_error("forbidden", tokens, errors, n)
+    assert.same({ { code = "DENIED", message = "not you" } }, details.errors)
+    assert.equal(403, details.status)
+    for i, token in ipairs(tokens) do
+      if token then assert_own_token(i, token) end
+    end
+    client:close()
+  end)
+
+  it("fails alone as a stream", function()
+    local client = open { parallel = 8, http_version = "2" }
+    stub:plan({ times = 5 }, { ["end"] = "reset" }, { times = 5 }, { status = 403 })
+    local tokens, errors = client:fetch_all(make_requests(40))
+    local codes = {}
+    for n in pairs(errors) do codes[errors[n].code] = (codes[errors[n].code] or 0) + 1 end
+    assert.equal(2, (count_failed(40, tokens, errors)))
+    assert.same({ network = 1, forbidden = 1 }, codes)
+    assert.equal(1, stub:accepted().https)
+    client:close()
+  end)
+
+  it("is in its place when all fail", function()
+    local client = open_plain()
+    stub:plan { status = 403, times = "forever" }
+    local tokens, errors = client:fetch_all(make_requests(30))
+    assert.equal(30, (count_failed(30, tokens, errors)))
+    for n = 1, 30 do check_error("forbidden", tokens, errors, n) end
+    assert.equal(30, client:stats().failures.forbidden)
+    client:close()
+  end)
+
+  it("has nobody to talk to, like all the others", function()
+    local client = open { port = stub.ports.refuse }
+    local tokens, errors = client:fetch_all(make_requests(5))
+    for n = 1, 5 do check_error("connect", tokens, errors, n) end
+    client:close()
+  end)
+
+  it("does not believe a certificate, like all the others", function()
+    local client = open { port = stub.ports.unknown_ca, retries = 2 }
+    local tokens, errors = client:fetch_all(make_requests(5))
+    for n = 1, 5 do assert.equal(1, check_error("tls", tokens, errors, n).attempts) end
+    client:close()
+  end)
+end)
+
+describe("retries", function()
+  it("are each request's own", function()
+    local client = open_plain { retries = 2, parallel = 8 }
+    stub:plan { status = 503, times = 6 }
+    assert_own_tokens(20, client:fetch_all(make_requests(20)))
+    assert.equal(26, client:stats().attempts)
+    assert.equal(26, #stub:requests())
+    client:close()
+  end)
+
+  it("end for each request", function()
+    local client = open_plain { retries = 1 }
+    stub:plan { status = 503, times = "forever" }
+    local tokens, errors = client:fetch_all(make_requests(6))
+    for n = 1, 6 do
+      local details = check_error("server_error", tokens, errors, n)
+      assert.equal(2, details.attempts)
+      assert.is_true(details.retryable)
+    end
+    assert.equal(12, #stub:requests())
+    assert.equal(12, client:stats().attempts)
+    client:close()
+  end)
+
+  it("of one do not hold up the others", function()
+    local client = open_plain { retries = 1, parallel = 2, timeout = 20 }
+    stub:plan({ status = 503, headers = { { "Retry-After", "2" } } })
+    assert_own_tokens(12, client:fetch_all(make_requests(12)))
+    local requests = stub:requests()
+    assert.equal(13, #requests)
+    assert.is_true(requests[12].time - requests[1].time < (slow and 1.9 or 1))
+    assert.is_true(requests[13].time - requests[1].time >= 1.9)
+    client:close()
+  end)
+
+  it("go on after connections are reset in the midst", function()
+    local client = open_plain { retries = 3, parallel = 8 }
+    stub:plan({ times = 10 }, { raw = "", ["end"] = "reset", times = 5 }, { times = 5 },
+      { cut = 200, ["end"] = "reset", times = 3 })
+    assert_own_tokens(60, client:fetch_all(make_requests(60)))
+    client:close()
+  end)
+
+  it("go on after the streams of a connection are reset", function()
+    local client = open { retries = 3, parallel = 8, http_version = "2" }
+    stub:plan({ times = 10 }, { ["end"] = "reset", times = 5 })
+    assert_own_tokens(60, client:fetch_all(make_requests(60)))
+    client:close()
+  end)
+
+  it("are none: a reset connection is its request's failure", function()
+    local client = open_plain { parallel = 8 }
+    stub:plan { raw = "", ["end"] = "reset", times = 4 } -- all on new connections
+    local tokens, errors = client:fetch_all(make_requests(30))
+    assert.equal(4, (count_failed(30, tokens, errors)))
+    for n in pairs(errors) do check_error("network", tokens, errors, n) end
+    client:close()
+  end)
+end)
+
+describe("the limit in time", function()
+  it("bounds each request", function()
+    local client = open_plain { timeout = 0.5, parallel = 4 }
+    stub:plan({ times = 4 }, { delay = { before = 30 }, times = 3 })
+    local before = testkit.monotonic()
+    local tokens, errors = client:fetch_all(make_requests(40))
+    local seconds = testkit.monotonic() - before
+    assert.equal(3, (count_failed(40, tokens, errors)))
+    for n in pairs(errors) do
+      check_error("timeout", tokens, errors, n)
+      assert.matches("0.5", errors[n].message, 1, true)
+    end
+    if not slow then assert.is_true(seconds < 2, seconds) end
+    client:close()
+  end)
+
+  it("is not over all of them together", function()
+    local client = open_plain { timeout = 1, parallel = 2 }
+    stub:plan { delay = { before = 0.3 }, times = "forever" }
+    assert_own_tokens(10, client:fetch_all(make_requests(10))) -- takes 1.5 s at least
+    client:close()
+  end)
+
+  it("bounds streams, and leaves their connection", function()
+    local client = open { timeout = 1, parallel = 4, http_version = "2" }
+    stub:plan({ times = 4 }, { delay = { before = 30 }, times = 3 })
+    local tokens, errors = client:fetch_all(make_requests(40))
+    assert.equal(3, (count_failed(40, tokens, errors)))
+    for n in pairs(errors) do check_error("timeout", tokens, errors, n) end
+    client:close()
+  end)
+
+  it("is a request's own from when it begins", function()
+    local client = open_plain { timeout = 0.4, parallel = 1 }
+    stub:plan { delay = { before = 30 }, times = "forever" }
+    local before = testkit.monotonic()
+    local tokens, errors = client:fetch_all(make_requests(3))
+    local seconds = testkit.monotonic() - before
+    assert.equal(3, (count_failed(3, tokens, errors)))
+    assert.is_true(seconds >= 1.19, seconds)
+    if not slow then assert.is_true(seconds < 2.2, seconds) end
+    client:close()
+  end)
+end)
+
+describe("a failure of the whole", function()
+  it("is a credential that cannot be read", function()
+    local client = open { id_token = false, id_token_file = "/nonexistent/id_token" }
+    local message = cases.check_failure("invalid_credential", {}, client:fetch_all(make_requests(3)))
+    assert.matches("/nonexistent/id_token", message, 1, true)
+    assert.equal(0, #stub:requests())
+    client:close()
+  end)
+
+  it("is a credential that cannot be sent", function()
+    local client = open { id_token = "two words" }
+    cases.check_failure("invalid_credential", { "two words" }, client:fetch_all(make_requests(3)))
+    assert.equal(0, #stub:requests())
+    client:close()
+  end)
+
+  it("is a client that was closed", function()
+    local client = open()
+    client:close()
+    cases.check_failure("closed", {}, client:fetch_all(make_requests(3)))
+    cases.check_failure("closed", {}, client:fetch_all {})
+  end)
+end)
+
+describe("a client after fetch_all", function()
+  it("works as before, with every method", function()
+    for _, version in ipairs { "1.1", "2" } do
+      local client = open { http_version = version }
+      assert(client:fetch())
+      for _ = 1, 3 do
+        assert_own_tokens(20, client:fetch_all(make_requests(20)))
+        assert(client:fetch { scope = "a:b:c" })
+        assert(client:token { scope = "a:b:c" })
+      end
+      client:close()
+    end
+  end)
+
+  it("takes up the connections that it has", function()
+    local client = open { parallel = 4 }
+    assert(client:fetch())
+    for _ = 1, 5 do assert_own_tokens(12, client:fetch_all(make_requests(12))) end
+    assert(client:fetch())
+    assert.is_true(stub:accepted().https <= 8, stub:accepted().https .. " connections")
+    client:close()
+  end)
+
+  it("leaves no socket when it is closed", function()
+    for _, version in ipairs { "1.1", "2" } do
+      local before = #testkit.open_sockets()
+      local client = open { parallel = 32, http_version = version }
+      stub:plan({ times = 50 }, { raw = "", ["end"] = "reset", times = 5 })
+      client:fetch_all(make_requests(100))
+      client:close()
+      assert.equal(before, #testkit.open_sockets())
+      stub:reset()
+    end
+  end)
+
+  it("opens its sockets close-on-exec", function()
+    local client = open { parallel = 8 }
+    local known, found = {}, 0
+    -- libcurl's own wake-up pair is there before any connection
+    for _, socket in ipairs(testkit.open_sockets()) do known[socket.fd] = true end
+    assert_own_tokens(20, client:fetch_all(make_requests(20)))
+    for _, socket in ipairs(testkit.open_sockets()) do
+      if not known[socket.fd] then
+        found = found + 1
+        assert.is_true(socket.cloexec)
+      end
+    end
+    assert.is_true(found > 1)
+    client:close()
+  end)
+end)
+
+describe("the memory of libcurl", function()
+  -- The most blocks that were in use at once; a hook looks each time the client waits.
+  local function measure_peak(client, requests)
+    local jit = rawget(_G, "jit")
+    local most, seen = 0, 0
+    if jit then jit.off() end
+    debug.sethook(function()
+      local _, bytes = testkit.curl_outstanding()
+      most, seen = math.max(most, bytes), seen + 1
+    end, "c")
+    local ok, tokens, errors = pcall(client.fetch_all, client, requests)
+    debug.sethook()
+    if jit then jit.on() end
+    assert.is_true(ok, tokens)
+    assert.is_nil(errors)
+    assert.is_true(seen > 10, "the hook had no turn")
+    return most
+  end
+
+  for _, version in ipairs { "1.1", "2" } do
+    it("grows with what is under way and not with the number of requests, with HTTP/" .. version, function()
+      local client = open { parallel = 8, http_version = version }
+      stub:plan { token = "abc.def-123", times = "forever" }
+      measure_peak(client, make_requests(50))
+      local _, before = testkit.curl_outstanding()
+      local few = measure_peak(client, make_requests(under_valgrind and 50 or 200)) - before
+      local many = measure_peak(client, make_requests(MANY * 2)) - before
+      assert.is_true(many < few * 1.5 + 2 ^ 19, ("%d bytes at most, then %d"):format(few, many))
+      local _, after = testkit.curl_outstanding()
+      assert.is_true(after < before + 65536, ("%d bytes before, %d after"):format(before, after))
+      client:close()
+    end)
+  end
+
+  it("is given back when the client is closed", function()
+    local function work()
+      local client = open { parallel = 8 }
+      client:fetch_all(make_requests(30))
+      client:close()
+    end
+    work()
+    local blocks = testkit.curl_outstanding()
+    for _ = 1, 3 do work() end
+    assert.equal(blocks, (testkit.curl_outstanding()))
+  end)
+end)
+
+it("a process's memory does not grow from one fetch_all to the next", function()
+  if slow then return pending "sanitizers and valgrind hold freed memory back" end
+  local client = open { parallel = 16 }
+  stub:plan { token = "abc.def-123", times = "forever" }
+  local function work(times)
+    for _ = 1, times do client:fetch_all(make_requests(200)) end
+    collectgarbage()
+    collectgarbage()
+    return testkit.resident()
+  end
+  local before = work(5)
+  local after = work(10)
+  assert.is_true(after - before < 2 ^ 20, ("grew by %d bytes"):format(after - before))
+  client:close()
+end)
+
+describe("in its process a client", function()
+  local function script(body)
+    return ([[
+      local icptoken = require "icptoken"
+      local client = icptoken.new { host = "localhost", port = %d, cacert = %q, id_token_file = %q, retries = 0,
+        timeout = 50, http_version = %q, service = "token-service" }
+      local requests = {}
+      for n = 1, 40 do requests[n] = { scope = "repository:team/app-" .. n .. ":pull" } end
+    ]]):format(stub.port, stub.ca, stub.id_token_file, "%s") .. body
+  end
+
+  local function await_requests(count)
+    local deadline = testkit.monotonic() + 60
+    while #stub:requests() < count do
+      assert.is_true(testkit.monotonic() < deadline, "the requests did not come")
+      testkit.sleep(0.01)
+    end
+  end
+
+  for _, version in ipairs { "1.1", "2" } do
+    it("ends all requests at Ctrl-C, and works afterwards, with HTTP/" .. version, function()
+      stub:plan({ times = 10 }, { delay = { before = 60 }, times = 16 })
+      local child = interpreter.start { code = script([[
+        local before = #requests
+        local ok, message = pcall(client.fetch_all, client, requests)
+        print(ok, message)
+        local tokens, errors = client:fetch_all(requests)
+        print("again: " .. #tokens .. " " .. tostring(errors))
+        print(type(assert(client:fetch()).token))
+      ]]):format(version) }
+      await_requests(26)
+      local before = testkit.monotonic()
+      testkit.kill(child.pid, "INT")
+      await_requests(27) -- the second fetch_all goes out
+      local seconds = testkit.monotonic() - before
+      local how, status, output = child.wait(60)
+      assert.matches("false.*interrupted!", output)
+      assert.matches("again: 40 nil", output, 1, true)
+      assert.equal("exited", how)
+      assert.equal(0, status)
+      if not slow then assert.is_true(seconds < 1.5, seconds) end
+    end)
+  end
+
+  -- runs the function in a child and gives its exit status
+  local function in_child(body)
+    local pid = testkit.fork()
+    if pid == 0 then
+      local ok, good = pcall(body)
+      testkit._exit(ok and good and 0 or 1)
+    end
+    local how, status = testkit.waitpid(pid, 60)
+    return how == "exited" and status
+  end
+
+  it("serves parent and child after a fork, each on connections of its own", function()
+    for _, version in ipairs { "1.1", "2" } do
+      local client = open { parallel = 4, http_version = version }
+      assert_own_tokens(12, client:fetch_all(make_requests(12)))
+      local parents = {}
+      for _, request in ipairs(stub:requests()) do parents[request.connection] = true end
+      stub:reset()
+      assert.equal(0, in_child(function()
+        local tokens, errors = client:fetch_all(make_requests(12))
+        client:close()
+        return #tokens == 12 and errors == nil
+      end))
+      local childs = stub:requests()
+      assert.equal(12, #childs)
+      for _, request in ipairs(childs) do assert.is_nil(parents[request.connection]) end
+      assert_own_tokens(12, client:fetch_all(make_requests(12)))
+      client:close()
+      stub:reset()
+    end
+  end)
+
+  it("calls fetch_all in a coroutine", function()
+    local client = open()
+    local routine = coroutine.wrap(function()
+      coroutine.yield(client:fetch_all(make_requests(5)))
+      return client:fetch_all(make_requests(5))
+    end)
+    assert_own_tokens(5, routine())
+    assert_own_tokens(5, routine())
+    client:close()
+  end)
+
+  it("is not used from within its own fetch_all", function()
+    local client = open()
+    local problem
+    debug.sethook(function()
+      if problem then return end
+      problem = "none"
+      local _, message = pcall(client.fetch_all, client, make_requests(1))
+      problem = message
+    end, "c")
+    local ok = pcall(client.fetch_all, client, make_requests(5))
+    debug.sethook()
+    assert.is_true(ok)
+    if type(problem) == "string" then -- the hook may have come before the call
+      assert.matches("in the middle of a call", problem, 1, true)
+    end
+    assert_own_tokens(5, client:fetch_all(make_requests(5)))
+    client:close()
+  end)
+end)

@@ -1,0 +1,163 @@
+-- examples/daemon.lua over tokens of 5 seconds, while its endpoint is stopped and started again: every token it is
+-- handed is judged by the end that stands in it, on the clock of the stub, which is this machine's.
+
+local cjson = require "cjson"
+local interpreter = require "support.interpreter"
+local socket = require "socket"
+local testkit = require "testkit"
+
+if os.getenv "ICPTOKEN_VALGRIND" then
+  describe("the daemon of the examples", function()
+    it("is not run under valgrind", function() pending "it is a process of its own" end)
+  end)
+  return
+end
+
+local SECONDS = 5
+local PATIENCE = 30
+
+-- The daemon as it is, with a client that is watched. In its last second a token need not be handed out: the times in
+-- a JWT and a Date header are cut to whole seconds, so that nobody can tell how much of it is left.
+local WATCHED = [[
+local icptoken = require "icptoken"
+local socket = require "socket"
+local new = icptoken.new
+
+local function watch(client)
+  local watched, ends = {}, 0
+  local function judge(token, ...)
+    local now = socket.gettime()
+    if token then
+      ends = icptoken.decode(token.token).claims.exp
+      if now >= ends then print(("WRONG: a token that ended %.3f s ago"):format(now - ends)) end
+    elseif now < ends - 1 then
+      print(("WRONG: none, %.3f s before the end of the last"):format(ends - now))
+    end
+    return token, ...
+  end
+  function watched.token(_, ...) return judge(client:token(...)) end
+  function watched.close() client:close() end
+  return watched
+end
+
+function icptoken.new(options) return watch(new(options)) end
+dofile "examples/daemon.lua"
+]]
+
+-- Calls until it gives something true.
+local function wait_until(what, try)
+  local deadline = testkit.monotonic() + PATIENCE
+  repeat
+    local result = try()
+    if result then return result end
+    testkit.sleep(0.02)
+  until testkit.monotonic() > deadline
+  error(what() .. " did not happen", 2)
+end
+
+-- The first line of a file once it is whole.
+local function read_line(path)
+  local file = assert(io.open(path, "r"))
+  local line = file:read "*a":match "^([^\n]*)\n"
+  file:close()
+  return line
+end
+
+describe("the daemon of the examples", function()
+  local directory, stub
+
+  -- One try to start a stub on the port (any, when it is 0) that keeps its files where the last one had them.
+  local function try_start(port)
+    local said = os.tmpname()
+    local pid = assert(testkit.spawn { "luajit", "stub/icp.lua", "--controlled", "--dir", directory,
+      "--port", tostring(port), stdin = "/dev/null", stdout = said, stderr = "/dev/null",
+      env = { LD_PRELOAD = false, LUA_PATH = false, LUA_CPATH = false, LUA_INIT = false } })
+    local ended
+    local line = wait_until(function() return "the start of the stub" end, function()
+      ended = testkit.waitpid(pid, 0) ~= "running"
+      return ended or read_line(said)
+    end)
+    os.remove(said)
+    if ended then return nil end -- somebody else has the port for a moment
+    local ready = cjson.decode(line)
+    ready.process = pid
+    return ready
+  end
+
+  local function start_stub(port)
+    stub = wait_until(function() return "the start of the stub" end, function() return try_start(port or 0) end)
+    stub.port = ("%d"):format(stub.port) -- cjson's numbers are floats
+    stub.connection = assert(socket.connect("127.0.0.1", ("%d"):format(stub.control)))
+    assert(stub.connection:send(cjson.encode { ["do"] = "set", expires_in = SECONDS } .. "\n"))
+    assert(stub.connection:receive "*l")
+  end
+
+  local function stop_stub()
+    stub.connection:send '{"do":"stop"}\n' -- the daemon may have inherited the connection: closing is not enough
+    stub.connection:close()
+    stub.connection = nil
+    assert.equal("exited", (testkit.waitpid(stub.process, PATIENCE)))
+  end
+
+  local function start_daemon(code, ...)
+    return interpreter.start { code = code, args = { "localhost", stub.port, stub.ca, stub.id_token_file, ... } }
+  end
+
+  before_each(function()
+    directory = os.tmpname()
+    os.remove(directory)
+    start_stub()
+  end)
+
+  after_each(function()
+    if stub.connection then stop_stub() end
+    os.execute("rm -rf " .. interpreter.quote(directory))
+  end)
+
+  it("says where its token comes from, and ends in its time", function()
+    local daemon = start_daemon('dofile "examples/daemon.lua"', "0.5")
+    local how, status, output = daemon.wait(PATIENCE)
+    assert.same({ "exited", 0 }, { how, status }, output)
+    assert.matches("^%d%d:%d%d:%d%d\tfresh\tgood until %d%d:%d%d:%d%d\n"
+      .. "%d%d:%d%d:%d%d\tcached\tgood until %d%d:%d%d:%d%d\n$", output)
+  end)
+
+  it("says how to use it", function()
+    local ok, status, output = interpreter.run { script = "examples/daemon.lua", args = { "localhost" } }
+    assert.is_false(ok)
+    assert.equal(2, status)
+    assert.matches("^usage: ", output)
+  end)
+
+  it("has a token for as long as one is good, and a new one as soon as there is one", function()
+    local daemon = start_daemon(WATCHED)
+    local at = 1
+
+    -- Waits for the next line of that state.
+    local function wait_for(state)
+      wait_until(function() return state .. " after\n" .. daemon.output() end, function()
+        local _, last = daemon.output():find("\t" .. state .. "\t[^\n]*\n", at)
+        at = last and last + 1 or at
+        return last
+      end)
+    end
+
+    wait_for "fresh"
+    wait_for "cached"
+    stop_stub()
+    wait_for "stale"
+    start_stub(stub.port)
+    wait_for "fresh"
+    stop_stub()
+    wait_for "stale"
+    wait_for "failed"
+    start_stub(stub.port)
+    wait_for "fresh"
+    wait_for "cached"
+    testkit.kill(daemon.pid, "INT")
+    local how, status, output = daemon.wait(PATIENCE)
+    assert.same({ "exited", 1 }, { how, status }, output)
+    assert.matches("interrupted!", output, 1, true)
+    assert.not_matches("WRONG", output, 1, true)
+  end)
+end)

@@ -1,0 +1,754 @@
+-- Logging in at the identity provider: icptoken.login, and clients that do it by themselves.
+
+local cases = require "support.cases"
+local cjson = require "cjson"
+local icptoken = require "icptoken"
+local interpreter = require "support.interpreter"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+
+local slow = os.getenv "ICPTOKEN_VALGRIND" or os.getenv "ICPTOKEN_SANITIZED"
+local PATH = "/image-manager/api/v1/auth/token"
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
+local PASSWORD = "s3cret&scope=x%2B+ü #\"\\ö;/?:@=$,!~*'()end"
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+local function merge(base, changes)
+  for name, value in pairs(changes or {}) do base[name] = value end
+  for name, value in pairs(base) do base[name] = value or nil end
+  return base
+end
+
+local function login_options(changes)
+  return merge({ host = "localhost", port = stub.port, cacert = stub.ca, username = stub.username,
+    password = stub.password, timeout = 20, retries = 0 }, changes)
+end
+
+local function login(changes)
+  return icptoken.login(login_options(changes))
+end
+
+-- A client over plain http, which spares handshakes, unless the changes name a host.
+local function open(changes)
+  local options = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 20, retries = 0,
+    login = { username = stub.username, password = stub.password } }
+  return icptoken.new(merge(options, changes))
+end
+
+-- How many requests the stub saw for a log-in and for a token, in this order.
+local function count_requests()
+  local logins, tokens = 0, 0
+  for _, request in ipairs(stub:requests()) do
+    if request.path == LOGIN_PATH then logins = logins + 1 else tokens = tokens + 1 end
+  end
+  return logins, tokens
+end
+
+local function assert_requests(logins, tokens)
+  local seen_logins, seen_tokens = count_requests()
+  assert.equal(logins, seen_logins, "log-ins")
+  assert.equal(tokens, seen_tokens, "requests for a token")
+end
+
+local function fail(code, token, message, ...)
+  return cases.check_failure(code, { stub.id_token, PASSWORD }, token, message, ...)
+end
+
+local function assert_at_identity_provider(details)
+  assert.equal(LOGIN_PATH, details.url:match "^%l+://[^/]+(/.*)$")
+end
+
+local function decode_form(body)
+  local fields, count = {}, 0
+  for name, value in body:gmatch "([^&=]+)=([^&]*)" do
+    fields[name] = value:gsub("+", " "):gsub("%%(%x%x)", function(digits)
+      return string.char(tonumber(digits, 16))
+    end)
+    count = count + 1
+  end
+  return fields, count
+end
+
+-- The ID token that the stub gave out is no longer accepted, and nothing else has changed.
+local function end_id_tokens() stub:reset() end
+
+describe("a log-in", function()
+  it("posts the form that the identity provider wants", function()
+    assert(login())
+    local request = stub:last()
+    assert.equal("POST", request.method)
+    assert.equal(LOGIN_PATH, request.target)
+    assert.equal("application/x-www-form-urlencoded", stub_client.header(request, "Content-Type"))
+    assert.equal(tostring(#request.body), stub_client.header(request, "Content-Length"))
+    assert.equal("application/json", stub_client.header(request, "Accept"))
+    for _, name in ipairs { "Authorization", "Expect", "Cookie", "Transfer-Encoding" } do
+      assert.is_nil(stub_client.header(request, name))
+    end
+    local fields, count = decode_form(request.body)
+    assert.equal(4, count)
+    assert.same({ grant_type = "password", username = "admin", password = "admin", scope = "openid" }, fields)
+  end)
+
+  for _, password in ipairs { PASSWORD, " ", "+", "%", "&=%+ü", "%41", ("p"):rep(10000), "\226\130\172\255\254",
+    "Bearer x" } do
+    it("encodes the password " .. password:sub(1, 24), function()
+      local name = "jörg=&+%20 söhne"
+      stub:set { users = { [name] = password } }
+      assert(login { username = name, password = password })
+      local request = stub:last()
+      local fields, count = decode_form(request.body)
+      assert.equal(4, count)
+      assert.equal(password, fields.password)
+      assert.equal(name, fields.username)
+      assert.not_matches("[^%w%-._~%%=&+]", request.body)
+    end)
+  end
+
+  it("gives what the identity provider answers", function()
+    local before = os.time()
+    local answer = assert(login())
+    assert.is_nil(getmetatable(answer))
+    assert.equal(43199, answer.expires_in)
+    assert.equal("Bearer", answer.token_type)
+    assert.equal("openid", answer.scope)
+    for _, name in ipairs { "id_token", "access_token", "refresh_token" } do assert.is_string(answer[name]) end
+    assert.is_true(answer.received_at >= before and answer.received_at <= os.time())
+    assert.is_true(math.abs(answer.expires_at - before - 43199) <= (slow and 20 or 3))
+    if math.type then
+      for _, name in ipairs { "expires_in", "received_at", "expires_at" } do
+        assert.equal("integer", math.type(answer[name]))
+      end
+    end
+    assert.equal("admin", icptoken.decode(answer.id_token).claims.sub)
+  end)
+
+  it("gives an ID token that gets a token", function()
+    local answer = assert(login())
+    assert(icptoken.fetch(cases.options(stub, { id_token = answer.id_token })))
+  end)
+
+  it("keeps no connection", function()
+    local before = #testkit.open_sockets()
+    assert(login())
+    fail("unauthorized", login { password = "wrong" })
+    assert.equal(before, #testkit.open_sockets())
+  end)
+
+  it("takes the options of endpoint, TLS and network", function()
+    assert(login { http_version = "2" })
+    assert.equal("2", stub:last().version)
+    assert(login { host = false, port = false, url = ("https://localhost:%d%s"):format(stub.port, LOGIN_PATH) })
+    assert(login { host = false, port = false, cacert = false,
+      url = ("http://localhost:%d%s"):format(stub.ports.http, LOGIN_PATH) })
+    assert(login { host = "mycluster.icp", resolve = { ["mycluster.icp:" .. stub.port] = "127.0.0.1" },
+      insecure = true, cacert = false, pinned_public_key = stub.pin })
+    assert(login { port = stub.ports.client_cert, cert = stub.client_cert, key = stub.client_encrypted_key,
+      key_password = stub.client_key_password })
+    assert(login { proxy = "http://127.0.0.1:" .. stub.ports.proxy, connect_timeout = 5, tls_min = "1.3" })
+    assert(login { headers = { ["X-Reason"] = "spec" }, user_agent = "me/1", no_proxy = "", max_body_bytes = 4000,
+      allow_http = false })
+    assert.equal("spec", stub_client.header(stub:last(), "X-Reason"))
+    assert.equal("me/1", stub_client.header(stub:last(), "User-Agent"))
+    assert.equal("application/x-www-form-urlencoded", stub_client.header(stub:last(), "Content-Type"))
+  end)
+
+  it("goes to another path where one is given", function()
+    stub:plan { path = "/elsewhere/login", status = 200, body = '{"id_token":"abc"}' }
+    assert.equal("abc", login({ path = "/elsewhere/login" }).id_token)
+    assert.equal("POST", stub:last().method)
+  end)
+
+  describe("raises for", function()
+    local function assert_refused(changes, ...)
+      local ok, message = pcall(login, changes)
+      assert.is_false(ok)
+      for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
+      assert.equal(0, #stub:requests())
+    end
+
+    for name, value in pairs { service = "a", scope = "a", account = "a", client_id = "a", offline_token = true,
+      id_token = "a", id_token_file = "a", anonymous = true, login = { username = "a", password = "b" },
+      parallel = 2, realm = "a", error = "a" } do
+      it("the option " .. name .. ", which is not its own", function()
+        assert_refused({ [name] = value }, "'" .. name .. "'")
+      end)
+    end
+
+    it("a missing user name or password", function()
+      assert_refused({ username = false, password = false }, "username and password")
+      assert_refused({ username = false }, "'password'", "'username'")
+      assert_refused({ password = false }, "'username'", "'password'")
+    end)
+
+    it("wrong values", function()
+      assert_refused({ password = 1 }, "'password'")
+      assert_refused({ password = "" }, "'password'")
+      assert_refused({ username = "a\n" }, "'username'", "control character")
+      assert_refused({ passwort = "a" }, "'passwort'", "'password'")
+      assert_refused({ host = false }, "'host'")
+      assert_refused({ timeout = 0 }, "'timeout'")
+      for _, value in ipairs { "text", 1, true } do assert.is_false((pcall(icptoken.login, value))) end
+      assert.is_false((pcall(icptoken.login)))
+    end)
+  end)
+
+  it("may have a colon in the user name, as it is no HTTP Basic", function()
+    stub:set { users = { ["domain:joe"] = "pw" } }
+    assert(login { username = "domain:joe", password = "pw" })
+  end)
+end)
+
+describe("the identity provider's answer", function()
+  local function answer(body, changes)
+    stub:plan { path = LOGIN_PATH, status = 200, body = body }
+    return login(changes)
+  end
+
+  -- each: what, its members, what is expected of expires_in
+  for _, case in ipairs {
+    { "names no life", [["id_token":"abc"]], nil }, { "names a life of null", [["id_token":"abc","expires_in":null]] },
+    { "names a number", [["id_token":"abc","expires_in":90]], 90 },
+    { "quotes a number", [["id_token":"abc","expires_in":"90"]], 90 },
+    { "names a fraction", [["id_token":"abc","expires_in":90.9]], 90 },
+    { "names a life of 0", [["id_token":"abc","expires_in":0]], 60 },
+    { "names a huge number", [["id_token":"abc","expires_in":1e15]], 2147483647 },
+  } do
+    it("is good when it " .. case[1], function()
+      local before = os.time()
+      local got = assert(answer("{" .. case[2] .. "}"))
+      assert.equal("abc", got.id_token)
+      assert.equal(case[3], got.expires_in)
+      if case[3] then
+        assert.is_true(math.abs(got.expires_at - before - case[3]) <= (slow and 20 or 3))
+        assert.is_number(got.received_at)
+      end
+    end)
+  end
+
+  it("comes without nulls and with whole numbers", function()
+    local got = assert(answer [[{"id_token":"abc","refresh_token":null,"n":5,"in":{"a":null,"b":[1,2]}}]])
+    assert.is_nil(got.refresh_token)
+    assert.same({ b = { 1, 2 } }, got["in"])
+    assert.equal("5", tostring(got.n))
+    assert.equal("1", tostring(got["in"].b[1]))
+  end)
+
+  for _, body in ipairs {
+    "{}", '{"id_token":null}', '{"id_token":""}', '{"id_token":5}', '{"id_token":true}', '{"id_token":["abc"]}',
+    '{"id_token":{"a":"b"}}', '{"id_token":"a b"}', '{"id_token":"abc\\r\\nX: y"}', '{"id_token":"abc\\u0000"}',
+    '{"id_token":"caf\\u00e9"}', '{"id_token":"=="}', '{"id_token":"a=b"}', '{"id_token":" abc"}',
+    '{"id_token":"Bearer abc"}', '{"access_token":"abc"}', '{"token":"abc"}', '{"ID_TOKEN":"abc"}',
+    '{"data":{"id_token":"abc"}}',
+    '{"id_token":"abc","expires_in":-1}', '{"id_token":"abc","expires_in":"soon"}',
+    '{"id_token":"abc","expires_in":{}}', '{"id_token":"abc","expires_in":true}',
+    '{"id_token":"abc","expires_in":1e400}', '{"id_token":"abc","expires_in":nan}', '{"id_token":"abc","n":1e400}',
+    '["id_token"]', '"id_token"', "null", "<html>log in</html>", '{"id_token":"abc"', '{"id_token":"abc"}}',
+    "id_token=abc", " ", '{"id_token":"abc"}\0',
+  } do
+    it("is not usable as " .. body:gsub("%z", "\\0"), function()
+      local _, details = fail("invalid_response", answer(body, { retries = 2 }))
+      assert.equal(200, details.status)
+      assert.equal(1, details.attempts)
+      assert.is_false(details.retryable)
+      assert_at_identity_provider(details)
+      assert_requests(1, 0)
+    end)
+  end
+
+  it("is asked for again when it is empty", function()
+    stub:plan({ path = LOGIN_PATH, status = 200, body = "" })
+    assert(login { retries = 1 })
+    assert_requests(2, 0)
+    local _, details = fail("invalid_response", answer "")
+    assert.is_true(details.retryable)
+  end)
+
+  it("is asked for again when it was cut off", function()
+    for _, framing in ipairs { "length", "chunked", "close" } do
+      stub:plan { path = LOGIN_PATH, framing = framing, cut = 300 }
+      fail("network", login())
+      stub:plan { path = LOGIN_PATH, framing = framing, cut = 300 }
+      assert(login { retries = 1 })
+    end
+  end)
+
+  it("is refused when it is too large", function()
+    stub:plan { path = LOGIN_PATH, endless = "body", bytes = 4e6 }
+    fail("too_large", login { max_body_bytes = 10000 })
+  end)
+end)
+
+describe("a log-in that is refused", function()
+  it("is unauthorized, with the identity provider's words, and not tried again", function()
+    local message, details = fail("unauthorized", login { password = PASSWORD, retries = 5 })
+    assert.matches("the user name or password is not right", message, 1, true)
+    assert.same({ { code = "invalid_grant", message = "the user name or password is not right" } }, details.errors)
+    assert.equal(401, details.status)
+    assert.equal(1, details.attempts)
+    assert.is_false(details.retryable)
+    assert_at_identity_provider(details)
+    assert_requests(1, 0)
+  end)
+
+  for status, code in pairs { [400] = "http_status", [403] = "forbidden", [404] = "not_found",
+    [429] = "rate_limited", [302] = "redirect" } do
+    it("has a code of its own with status " .. status, function()
+      stub:plan { path = LOGIN_PATH, status = status, body = '{"error":"no","error_description":"not today"}',
+        headers = { { "Location", "https://elsewhere.invalid/" } } }
+      local message, details = fail(code, login { retries = 3 })
+      assert.equal(status, details.status)
+      assert.same({ { code = "no", message = "not today" } }, details.errors)
+      assert.matches(status == 302 and "elsewhere.invalid" or "not today", message, 1, true)
+      assert_at_identity_provider(details)
+      assert_requests(1, 0)
+    end)
+  end
+
+  it("is tried again after a 500, with the whole form", function()
+    stub:plan { path = LOGIN_PATH, status = 500, times = 2 }
+    assert(login { retries = 2 })
+    local requests = stub:requests()
+    assert.equal(3, #requests)
+    assert.equal(requests[1].body, requests[3].body)
+    stub:plan { path = LOGIN_PATH, status = 500, times = "forever" }
+    local _, details = fail("server_error", login { retries = 1 })
+    assert.equal(2, details.attempts)
+  end)
+
+  it("is tried again after a reset, with the whole form", function()
+    stub:plan { path = LOGIN_PATH, raw = "", ["end"] = "reset", times = 2 }
+    assert(login { retries = 2 })
+    for _, request in ipairs(stub:requests()) do assert.matches("password=admin", request.body, 1, true) end
+  end)
+
+  it("ends at its limit in time", function()
+    stub:plan { path = LOGIN_PATH, delay = { before = 30 } }
+    local before = testkit.monotonic()
+    local _, details = fail("timeout", login { timeout = 0.5, retries = 3 })
+    assert_at_identity_provider(details)
+    if not slow then assert.is_true(testkit.monotonic() - before < 1.5) end
+  end)
+
+  it("says what hinders the connection", function()
+    fail("connect", login { port = stub.ports.refuse })
+    fail("tls", login { port = stub.ports.unknown_ca })
+    fail("resolve", login { host = "no-such-host.invalid" })
+    fail("tls", login { cacert = "/nonexistent/ca.pem" })
+  end)
+end)
+
+describe("a client that logs in", function()
+  it("does so when it must, and once for many fetches", function()
+    local client = open()
+    assert.equal(0, #stub:requests())
+    for n = 1, 5 do
+      assert(client:fetch { scope = "a:b:c" })
+      assert_requests(1, n)
+    end
+    local stats = client:stats()
+    assert.equal(5, stats.requests)
+    assert.equal(6, stats.attempts)
+    local authorization = stub_client.header(stub:last(), "Authorization")
+    assert.matches("^Bearer eyJ", authorization)
+    client:close()
+  end)
+
+  it("does so at the token endpoint's host, over HTTPS and its options", function()
+    for _, version in ipairs { "1.1", "2" } do
+      stub:reset()
+      local client = open { url = false, host = "localhost", port = stub.port, cacert = stub.ca,
+        http_version = version, headers = { ["X-One"] = "1" } }
+      assert(client:fetch())
+      assert_requests(1, 1)
+      assert.equal(1, stub:accepted().https) -- both went over one connection
+      assert.equal("1", stub_client.header(stub:requests()[1], "X-One"))
+      client:close()
+    end
+  end)
+
+  it("sends the ID token alone to the token endpoint", function()
+    stub:set { users = { joe = PASSWORD } }
+    local client = open { login = { username = "joe", password = PASSWORD } }
+    assert(client:fetch())
+    local posted, asked = stub:requests()[1], stub:requests()[2]
+    assert.is_nil(stub_client.header(posted, "Authorization"))
+    assert.equal(PASSWORD, decode_form(posted.body).password)
+    assert.equal("GET", asked.method)
+    assert.equal("", asked.body)
+    client:close()
+  end)
+
+  it("gets tokens for client:token too", function()
+    local client = open()
+    assert.equal("fresh", (select(3, client:token())))
+    assert.equal("cached", (select(3, client:token())))
+    assert.equal("fresh", (select(3, client:token { scope = "a:b:c" })))
+    assert_requests(1, 2)
+    end_id_tokens()
+    assert.equal("cached", (select(3, client:token())))
+    assert.equal("fresh", (select(3, client:token { scope = "d:e:f" })))
+    assert_requests(1, 2)
+    client:close()
+  end)
+
+  it("does so once more when its ID token is refused", function()
+    local client = open()
+    assert(client:fetch())
+    for _ = 1, 3 do
+      end_id_tokens()
+      assert(client:fetch())
+      assert_requests(1, 2)
+      assert(client:fetch())
+      assert_requests(1, 3)
+    end
+    client:close()
+  end)
+
+  it("gives up when a new ID token is refused, too", function()
+    local client = open { retries = 2 }
+    assert(client:fetch())
+    for _ = 1, 2 do
+      stub:reset()
+      stub:plan { path = PATH, status = 401, times = "forever" }
+      local _, details = fail("unauthorized", client:fetch())
+      assert.equal(PATH, details.url:match "^%l+://[^/]+(/.*)$")
+      assert_requests(1, 2)
+    end
+    stub:reset()
+    assert(client:fetch())
+    client:close()
+  end)
+
+  it("gives up when its first ID token is refused at once", function()
+    stub:plan { path = PATH, status = 401, times = "forever" }
+    local client = open { retries = 2 }
+    fail("unauthorized", client:fetch())
+    local logins, tokens = count_requests()
+    assert.is_true(logins <= 2 and tokens <= 2, ("%d log-ins, %d requests"):format(logins, tokens))
+    client:close()
+  end)
+
+  it("posts a wrong password once a call", function()
+    local client = open { login = { username = stub.username, password = PASSWORD }, retries = 5 }
+    for n, call in ipairs { client.fetch, client.token, client.fetch } do
+      local message, details = fail("unauthorized", call(client))
+      assert.matches("the user name or password is not right", message, 1, true)
+      assert.same({ { code = "invalid_grant", message = "the user name or password is not right" } }, details.errors)
+      assert.equal(1, details.attempts)
+      assert_at_identity_provider(details)
+      assert_requests(n, 0)
+    end
+    fail("unauthorized", client:fetch_all { {}, {}, {} })
+    assert_requests(4, 0)
+    client:close()
+  end)
+
+  it("posts a password that was changed meanwhile once a call", function()
+    local client = open { retries = 5 }
+    assert(client:fetch())
+    end_id_tokens()
+    stub:set { users = { admin = "changed" } }
+    local _, details = fail("unauthorized", client:fetch())
+    assert_at_identity_provider(details)
+    assert_requests(1, 1)
+    fail("unauthorized", client:fetch())
+    assert_requests(2, 1)
+    stub:set { users = { admin = stub.password } }
+    assert(client:fetch())
+    assert_requests(3, 2)
+    client:close()
+  end)
+
+  -- each: how the identity provider fails, the code
+  for _, case in ipairs {
+    { { status = 503 }, "server_error" }, { { raw = "", ["end"] = "reset" }, "network" },
+    { { cut = 200 }, "network" }, { { status = 200, body = "{}" }, "invalid_response" },
+    { { status = 200, body = '{"id_token":"two words"}' }, "invalid_response" },
+    { { delay = { before = 30 } }, "timeout" }, { { status = 403 }, "forbidden" },
+    { { redirect = "https://elsewhere.invalid/" }, "redirect" },
+  } do
+    local order, code = case[1], case[2]
+    it("says that the identity provider fails: " .. cjson.encode(order), function()
+      order.path = LOGIN_PATH
+      local client = open { timeout = code == "timeout" and 0.5 or 20 }
+      stub:plan(order)
+      local _, details = fail(code, client:fetch())
+      assert_at_identity_provider(details)
+      assert_requests(1, 0)
+      assert(client:fetch()) -- it comes back
+      assert_requests(2, 1)
+      client:close()
+    end)
+  end
+
+  it("says that the token endpoint fails, and keeps its ID token", function()
+    local client = open()
+    stub:plan { path = PATH, status = 503 }
+    local _, details = fail("server_error", client:fetch())
+    assert.matches("/image-manager/", details.url, 1, true)
+    assert(client:fetch())
+    assert_requests(1, 2)
+    client:close()
+  end)
+
+  it("tries both again after failures that may pass", function()
+    local client = open { retries = 1 }
+    stub:plan({ path = LOGIN_PATH, status = 503 }, { path = PATH, status = 503 })
+    assert(client:fetch())
+    assert_requests(2, 2)
+    assert.equal(4, client:stats().attempts)
+    client:close()
+  end)
+
+  it("has one limit in time for the log-in and the fetch together", function()
+    local client = open { timeout = 1 }
+    stub:plan({ path = LOGIN_PATH, delay = { before = 0.7 } }, { path = PATH, delay = { before = 0.7 } })
+    local before = testkit.monotonic()
+    fail("timeout", client:fetch())
+    local seconds = testkit.monotonic() - before
+    assert.is_true(seconds >= 0.99, seconds)
+    if not slow then assert.is_true(seconds < 1.35, seconds) end
+    client:close()
+  end)
+
+  it("has one limit in time for a refusal, the log-in and the fetch together", function()
+    local client = open { timeout = 1 }
+    assert(client:fetch())
+    stub:plan({ path = PATH, status = 401, delay = { before = 0.4 } }, { path = LOGIN_PATH, delay = { before = 0.4 } },
+      { path = PATH, delay = { before = 0.4 } })
+    local before = testkit.monotonic()
+    fail("timeout", client:fetch())
+    if not slow then assert.is_true(testkit.monotonic() - before < 1.35) end
+    client:close()
+  end)
+
+  it("keeps its ID token while a request brings a credential of its own", function()
+    local client = open()
+    assert(client:fetch())
+    assert(client:fetch { id_token = stub.id_token })
+    assert(client:fetch { username = stub.username, password = stub.password })
+    fail("unauthorized", client:fetch { id_token = "nonsense" })
+    assert(client:fetch())
+    assert_requests(1, 5)
+    client:close()
+  end)
+
+  it("does not log in for a request with a credential of its own", function()
+    local client = open()
+    assert(client:fetch { id_token = stub.id_token })
+    fail("unauthorized", client:fetch { id_token = "nonsense" })
+    fail("unauthorized", client:fetch { username = "admin", password = "wrong" })
+    assert_requests(0, 3)
+    client:close()
+  end)
+
+  it("goes on in a child after a fork", function()
+    local client = open()
+    assert(client:fetch())
+    local pid = testkit.fork()
+    if pid == 0 then
+      local ok, token = pcall(client.fetch, client)
+      testkit._exit(ok and token and 0 or 1)
+    end
+    local how, status = testkit.waitpid(pid, 60)
+    assert.equal("exited", how)
+    assert.equal(0, status)
+    assert(client:fetch())
+    assert_requests(1, 3)
+    client:close()
+  end)
+
+  it("forgets nothing that the caller changes in the table afterwards", function()
+    local credential = { username = stub.username, password = stub.password }
+    local client = open { login = credential }
+    credential.password, credential.username = "wrong", nil
+    collectgarbage()
+    assert(client:fetch())
+    client:close()
+  end)
+
+  it("may have a colon in the user name", function()
+    stub:set { users = { ["domain:joe"] = "pw" } }
+    local client = open { login = { username = "domain:joe", password = "pw" } }
+    assert(client:fetch())
+    client:close()
+  end)
+
+  it("ends at Ctrl-C while it logs in, and works afterwards", function()
+    stub:plan { path = LOGIN_PATH, delay = { before = 60 } }
+    local child = interpreter.start { env = { ICP_PASSWORD = stub.password }, code = ([[
+      local icptoken = require "icptoken"
+      local client = icptoken.new { host = "localhost", port = %d, cacert = %q, timeout = 50,
+        login = { username = %q, password = os.getenv "ICP_PASSWORD" } }
+      print(pcall(client.fetch, client))
+      print("again: " .. type(assert(client:fetch()).token))
+    ]]):format(stub.port, stub.ca, stub.username) }
+    local deadline = testkit.monotonic() + 30
+    while #stub:requests() == 0 do
+      assert.is_true(testkit.monotonic() < deadline, "no request came")
+      testkit.sleep(0.01)
+    end
+    local before = testkit.monotonic()
+    testkit.kill(child.pid, "INT")
+    local _, _, output = child.wait(30)
+    assert.matches("interrupted!", output, 1, true)
+    assert.matches("again: string", output, 1, true)
+    if not slow then assert.is_true(testkit.monotonic() - before < 1.5) end
+  end)
+end)
+
+describe("fetch_all with a log-in", function()
+  local function make_requests(count)
+    local requests = {}
+    for n = 1, count do requests[n] = { scope = ("repository:a/b%d:pull"):format(n) } end
+    return requests
+  end
+
+  local function fetch_well(client, count)
+    local tokens, errors = client:fetch_all(make_requests(count))
+    assert.is_nil(errors)
+    assert.equal(count, #tokens)
+    for _, token in ipairs(tokens) do assert.is_string(token.token) end
+  end
+
+  it("logs in once before all", function()
+    local client = open()
+    fetch_well(client, 30)
+    fetch_well(client, 30)
+    assert(client:fetch())
+    assert_requests(1, 61)
+    client:close()
+  end)
+
+  it("logs in once more for many refusals", function()
+    for _, parallel in ipairs { 1, 8 } do
+      local client = open { parallel = parallel }
+      assert(client:fetch())
+      end_id_tokens()
+      fetch_well(client, 40)
+      local logins, tokens = count_requests()
+      assert.equal(1, logins)
+      assert.is_true(tokens >= 41 and tokens <= 40 + parallel, tokens .. " requests for a token")
+      assert.equal(2 + logins + tokens, client:stats().attempts)
+      client:close()
+      stub:reset()
+    end
+  end)
+
+  it("logs in once more over HTTP/2", function()
+    local client = open { url = false, host = "localhost", port = stub.port, cacert = stub.ca, http_version = "2" }
+    assert(client:fetch())
+    end_id_tokens()
+    fetch_well(client, 40)
+    assert.equal(1, (count_requests()))
+    client:close()
+  end)
+
+  it("does not go round when new ID tokens are refused", function()
+    local client = open()
+    assert(client:fetch())
+    stub:reset()
+    stub:plan { path = PATH, status = 401, times = "forever" }
+    local tokens, errors = client:fetch_all(make_requests(20))
+    for n = 1, 20 do
+      assert.is_false(tokens[n])
+      fail("unauthorized", nil, errors[n].message, errors[n].code, errors[n])
+    end
+    local logins, asked = count_requests()
+    assert.equal(1, logins)
+    assert.is_true(asked <= 40, asked .. " requests for a token")
+    client:close()
+  end)
+
+  it("posts a password that was changed meanwhile once", function()
+    local client = open()
+    assert(client:fetch())
+    end_id_tokens()
+    stub:set { users = { admin = "changed" } }
+    local tokens, errors = client:fetch_all(make_requests(20))
+    for n = 1, 20 do
+      assert.is_false(tokens[n])
+      assert.equal("unauthorized", errors[n].code)
+    end
+    assert.equal(1, (count_requests()))
+    client:close()
+  end)
+
+  it("says where the identity provider failed", function()
+    local client = open()
+    assert(client:fetch())
+    end_id_tokens()
+    stub:plan { path = LOGIN_PATH, status = 503 }
+    local _, errors = client:fetch_all(make_requests(1))
+    assert.equal("server_error", errors[1].code)
+    assert_at_identity_provider(errors[1])
+    client:close()
+  end)
+
+  it("logs in when need be however long the others took", function()
+    local client = open { timeout = 1, parallel = 1 }
+    assert(client:fetch())
+    stub:plan({ path = PATH, delay = { before = 0.3 }, times = 5 }, { path = PATH, status = 401 },
+      { path = LOGIN_PATH, delay = { before = 0.1 } })
+    fetch_well(client, 8)
+    assert.equal(2, (count_requests()))
+    client:close()
+  end)
+
+  it("has one limit in time for a request's refusal, the log-in and its second attempt", function()
+    local client = open { timeout = 1 }
+    assert(client:fetch())
+    stub:plan({ path = PATH, status = 401, delay = { before = 0.7 } }, { path = LOGIN_PATH, delay = { before = 0.7 } })
+    local before = testkit.monotonic()
+    local tokens, errors = client:fetch_all(make_requests(1))
+    assert.is_false(tokens[1])
+    assert.equal("timeout", errors[1].code)
+    if not slow then assert.is_true(testkit.monotonic() - before < 1.35) end
+    client:close()
+  end)
+end)
+
+describe("the option login raises when it", function()
+  -- each: what it is, the value
+  for _, case in ipairs {
+    { "is a string", "admin:admin" }, { "is true", true }, { "is a function", print }, { "is empty", {} },
+    { "lacks the password", { username = "a" } }, { "lacks the user name", { password = "a" } },
+    { "holds a number", { username = "a", password = 1 } },
+    { "holds an empty name", { username = "", password = "b" } },
+    { "holds an empty password", { username = "a", password = "" } },
+    { "holds something else", { username = "a", password = "b", scope = "c" } },
+    { "is a list", { "a", "b" } }, { "holds a NUL", { username = "a", password = "b\0" } },
+    { "holds a line break", { username = "a\n", password = "b" } },
+  } do
+    it(case[1], function()
+      local ok, message = pcall(icptoken.new, { host = "a", login = case[2] })
+      assert.is_false(ok)
+      assert.matches("'login'", message, 1, true)
+    end)
+  end
+
+  it("stands beside another credential", function()
+    local both = { host = "a", login = { username = "a", password = "b" } }
+    for _, case in ipairs { { "id_token", "a" }, { "id_token", print }, { "id_token_file", "/a" },
+      { "anonymous", true } } do
+      both[case[1]] = case[2]
+      local ok, message = pcall(icptoken.new, both)
+      assert.is_false(ok)
+      assert.matches("more than one credential", message, 1, true)
+      both[case[1]] = nil
+    end
+  end)
+
+  it("stands in a request", function()
+    local client = icptoken.new { host = "a", anonymous = true }
+    local ok, message = pcall(client.fetch, client, { login = { username = "a", password = "b" } })
+    assert.is_false(ok)
+    assert.matches("belongs to the client", message, 1, true)
+    client:close()
+  end)
+end)

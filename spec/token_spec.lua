@@ -1,0 +1,465 @@
+-- client:token: which requests share a token, what a call may cost, and (in a child whose clocks are moved; the rows
+-- are in support/token_times.lua) what becomes of a token in time.
+
+local cases = require "support.cases"
+local cjson = require "cjson"
+local icptoken = require "icptoken"
+local interpreter = require "support.interpreter"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+local token_times = require "support.token_times"
+
+local CACHE_MOST = 1024
+local under_valgrind = os.getenv "ICPTOKEN_VALGRIND" ~= nil
+local sanitized = os.getenv "ICPTOKEN_SANITIZED" ~= nil
+
+local stub
+
+setup(function() stub = stub_client.start() end)
+teardown(function() stub:stop() end)
+before_each(function() stub:reset() end)
+
+local function new_client(changes)
+  return assert(icptoken.new(cases.options(stub, changes)))
+end
+
+local function ask(client, source, request)
+  local token, message, got = client:token(request)
+  assert.is_table(token, message)
+  assert.is_nil(message)
+  assert.equal(source, got)
+  return token
+end
+
+local function fail(client, code, request)
+  local message = cases.check_failure(code, { stub.id_token }, client:token(request))
+  return message
+end
+
+describe("a token", function()
+  it("is fresh at first, and from then on the same table again, cached", function()
+    local client = new_client { service = "token-service", scope = "repository:a/b:pull" }
+    local token = ask(client, "fresh")
+    for _ = 1, 10 do assert.equal(token, ask(client, "cached")) end
+    assert.equal(1, #stub:requests())
+    assert.equal(3, select("#", client:token()))
+    client:close()
+  end)
+
+  it("is cached for a request that is given as well", function()
+    local client = new_client()
+    local request = { scope = "repository:a/b:pull" }
+    local token = ask(client, "fresh", request)
+    for _ = 1, 10 do assert.equal(token, ask(client, "cached", request)) end
+    assert.equal(1, #stub:requests())
+    client:close()
+  end)
+
+  it("is not what client:fetch leaves or takes", function()
+    local client = new_client()
+    assert.is_table(client:fetch())
+    local token = ask(client, "fresh")
+    assert.are_not.equal(token.token, client:fetch().token)
+    assert.equal(token, ask(client, "cached"))
+    assert.equal(3, #stub:requests())
+    client:close()
+  end)
+
+  it("fits a challenge", function()
+    local client = new_client()
+    local challenge = assert(icptoken.challenge('Bearer realm="https://elsewhere.example/auth",'
+      .. 'service="token-service",scope="repository:a/b:pull",error="invalid_token"'))
+    local token = ask(client, "fresh", challenge)
+    assert.equal(token, ask(client, "cached", { service = "token-service", scope = "repository:a/b:pull" }))
+    local query = stub:last().query
+    assert.same({ "repository:a/b:pull" }, query.scope)
+    assert.same({ "token-service" }, query.service)
+    client:close()
+  end)
+end)
+
+-- Each: what, one request, and another that is the same.
+local SAME = {
+  { "the order of scopes", { scope = { "a:b:pull", "c:d:pull", "e:f:pull" } },
+    { scope = { "e:f:pull", "a:b:pull", "c:d:pull" } } },
+  { "a scope said twice", { scope = { "a:b:pull", "c:d:pull" } },
+    { scope = { "c:d:pull", "a:b:pull", "a:b:pull", "c:d:pull" } } },
+  { "a string instead of a list", { scope = { "a:b:pull", "c:d:pull" } }, { scope = "a:b:pull c:d:pull" } },
+  { "spaces around scopes", { scope = "a:b:pull c:d:pull" }, { scope = "  c:d:pull   a:b:pull " } },
+  { "a realm and an error", { service = "s" },
+    { service = "s", realm = "https://elsewhere.example/", error = "invalid_token" } },
+  { "no request at all", {}, nil },
+  { "offline_token that is false anyway", {}, { offline_token = false } },
+}
+
+-- Requests of which no two are the same.
+local DIFFERENT = {
+  {}, { service = "s" }, { service = "t" }, { account = "s" }, { client_id = "s" }, { scope = "s" },
+  { offline_token = true }, { service = "s", offline_token = true }, { service = "s", account = "s" },
+  { service = "ss" }, { account = "a", client_id = "b" }, { account = "b", client_id = "a" },
+  { scope = "a b" }, { scope = "ab" }, { scope = "a" }, { scope = "a:b:pull" }, { scope = "a:b:pull,push" },
+  { scope = "A:b:pull" }, { scope = { "a:b:pull", "c:d:pull" } }, { service = "1:s" }, { scope = { "a", "1:b" } },
+}
+
+describe("the key of a request", function()
+  for _, case in ipairs(SAME) do
+    it("is not changed by " .. case[1], function()
+      local client = new_client()
+      local token = ask(client, "fresh", case[2])
+      assert.equal(token, ask(client, "cached", case[3]))
+      assert.equal(token, ask(client, "cached", case[2]))
+      assert.equal(1, #stub:requests())
+      client:close()
+    end)
+  end
+
+  it("is changed by everything else", function()
+    local client = new_client()
+    local tokens = {}
+    for i, request in ipairs(DIFFERENT) do tokens[i] = ask(client, "fresh", request) end
+    for i, request in ipairs(DIFFERENT) do assert.equal(tokens[i], ask(client, "cached", request)) end
+    assert.equal(#DIFFERENT, #stub:requests())
+    client:close()
+  end)
+
+  it("takes what the request leaves out from the client's options", function()
+    local defaults = { service = "s", scope = { "a:b:pull", "c:d:pull" }, account = "me", client_id = "it",
+      offline_token = true }
+    local client = new_client(defaults)
+    local token = ask(client, "fresh")
+    assert.equal(token, ask(client, "cached", defaults))
+    assert.equal(token, ask(client, "cached", {}))
+    assert.equal(token, ask(client, "cached", { scope = "c:d:pull a:b:pull" }))
+    for name in pairs(defaults) do
+      local changed = { [name] = name ~= "offline_token" and "other" or false }
+      assert.are_not.equal(token, ask(client, "fresh", changed))
+    end
+    assert.equal(token, ask(client, "cached"))
+    assert.equal(6, #stub:requests())
+    client:close()
+  end)
+
+  it("is the same whether the default request or the explicit one came first", function()
+    local client = new_client { service = "s" }
+    local token = ask(client, "fresh", { service = "s" })
+    assert.equal(token, ask(client, "cached"))
+    client:close()
+  end)
+
+  it("belongs to one client alone", function()
+    local one, other = new_client { service = "s" }, new_client { service = "s" }
+    local token = ask(one, "fresh")
+    assert.are_not.equal(token.token, ask(other, "fresh").token)
+    assert.is_false(other:invalidate(token.token))
+    other:close()
+    assert.equal(token, ask(one, "cached"))
+    one:close()
+  end)
+end)
+
+describe("a request for client:token", function()
+  for _, name in ipairs { "id_token", "username", "password", "timeout", "retries", "host", "nonsense" } do
+    it("may not carry " .. name, function()
+      local client = new_client()
+      local value = (name == "timeout" or name == "retries") and 1 or "x"
+      local ok, message = pcall(client.token, client, { [name] = value })
+      assert.is_false(ok)
+      assert.matches(name, message, 1, true)
+      assert.equal(0, #stub:requests())
+      ask(client, "fresh")
+      client:close()
+    end)
+  end
+
+  for _, wrong in ipairs { { service = 1 }, { scope = { 1 } }, { offline_token = "yes" }, "scope", 7, true } do
+    it("may not be " .. cjson.encode(wrong), function()
+      local client = new_client()
+      ask(client, "fresh")
+      assert.has_error(function() client:token(wrong) end)
+      ask(client, "cached")
+      assert.equal(1, #stub:requests())
+      client:close()
+    end)
+  end
+end)
+
+describe("an id_token function", function()
+  it("is called only when a token is to be fetched", function()
+    local calls = 0
+    local client = new_client { id_token = function()
+      calls = calls + 1
+      return stub.id_token
+    end }
+    assert.equal(0, calls)
+    ask(client, "fresh")
+    for _ = 1, 5 do ask(client, "cached") end
+    assert.equal(1, calls)
+    ask(client, "fresh", { scope = "a:b:pull" })
+    ask(client, "cached", { scope = "a:b:pull" })
+    assert.equal(2, calls)
+    client:close()
+  end)
+
+  it("may not ask its own client for what is not cached", function()
+    local client, inner_ok, inner_message
+    client = new_client { id_token = function()
+      inner_ok, inner_message = pcall(client.token, client)
+      return stub.id_token
+    end }
+    ask(client, "fresh")
+    assert.is_false(inner_ok)
+    assert.matches("this client is in the middle of a call; use another client here", inner_message, 1, true)
+    ask(client, "cached")
+    client:close()
+  end)
+
+  it("may ask another client", function()
+    local other = new_client()
+    local client = new_client { id_token = function()
+      ask(other, "fresh")
+      return stub.id_token
+    end }
+    ask(client, "fresh")
+    ask(other, "cached")
+    client:close()
+    other:close()
+  end)
+
+  it("that fails or raises leaves the client as it was", function()
+    local order = { function() return nil, "not now" end, function() error { "mine" } end }
+    local client = new_client { id_token = function()
+      local act = table.remove(order, 1)
+      if act then return act() end
+      return stub.id_token
+    end }
+    assert.matches("not now", fail(client, "invalid_credential"), 1, true)
+    local ok, problem = pcall(client.token, client)
+    assert.is_false(ok)
+    assert.same({ "mine" }, problem)
+    ask(client, "fresh")
+    ask(client, "cached")
+    client:close()
+  end)
+end)
+
+describe("client:invalidate", function()
+  it("forgets exactly the token it is given", function()
+    local client = new_client()
+    local own, other = ask(client, "fresh"), ask(client, "fresh", { scope = "a:b:pull" })
+    assert.is_true(client:invalidate(own.token))
+    assert.equal(other, ask(client, "cached", { scope = "a:b:pull" }))
+    assert.are_not.equal(own.token, ask(client, "fresh").token)
+    assert.is_true(client:invalidate(other.token))
+    ask(client, "cached")
+    ask(client, "fresh", { scope = "a:b:pull" })
+    client:close()
+  end)
+
+  it("says whether there was one", function()
+    local client = new_client()
+    assert.is_false(client:invalidate "a.b.c")
+    local token = ask(client, "fresh").token
+    assert.is_false(client:invalidate(token .. "x"))
+    assert.is_false(client:invalidate(token:sub(1, -2)))
+    assert.is_false(client:invalidate "")
+    assert.is_true(client:invalidate(token))
+    assert.is_false(client:invalidate(token))
+    client:close()
+  end)
+
+  it("leaves no other token in the place of the default request's", function()
+    local client = new_client()
+    assert.is_true(client:invalidate(ask(client, "fresh").token))
+    local other = ask(client, "fresh", { scope = "a:b:pull" })
+    assert.are_not.equal(other, ask(client, "fresh"))
+    assert.equal(other, ask(client, "cached", { scope = "a:b:pull" }))
+    client:close()
+  end)
+
+  it("takes a string alone", function()
+    local client = new_client()
+    local token = ask(client, "fresh")
+    for _, wrong in ipairs { token, 1, true } do
+      assert.has_error(function() client:invalidate(wrong) end)
+    end
+    assert.has_error(function() client:invalidate() end)
+    ask(client, "cached")
+    client:close()
+  end)
+
+  it("lets the collector have what it forgot", function()
+    local client = new_client()
+    local weak = setmetatable({ ask(client, "fresh") }, { __mode = "v" })
+    client:invalidate(weak[1].token)
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(weak[1])
+    client:close()
+  end)
+end)
+
+describe("a closed client", function()
+  it("gives neither a cached token nor a new one", function()
+    local client = new_client()
+    local token = ask(client, "fresh").token
+    client:close()
+    fail(client, "closed")
+    fail(client, "closed", { scope = "a:b:pull" })
+    cases.check_failure("closed", {}, client:invalidate(token))
+    assert.equal(1, #stub:requests())
+  end)
+end)
+
+describe("the counters", function()
+  it("tell cached tokens from those that were asked for", function()
+    local client = new_client()
+    stub:plan { status = 500 }
+    fail(client, "server_error")
+    ask(client, "fresh")
+    for _ = 1, 4 do ask(client, "cached") end
+    ask(client, "fresh", { scope = "a:b:pull" })
+    for _ = 1, 3 do ask(client, "cached", { scope = "a:b:pull" }) end
+    local stats = client:stats()
+    assert.equal(7, stats.cache_hits)
+    assert.equal(3, stats.requests)
+    assert.equal(3, stats.attempts)
+    assert.equal(0, stats.refreshes)
+    assert.equal(0, stats.stale)
+    assert.same({ server_error = 1 }, stats.failures)
+    client:close()
+  end)
+end)
+
+describe("a cached token", function()
+  it("costs no allocation for the client's own request", function()
+    local client = new_client { service = "token-service", scope = "repository:a/b:pull" }
+    local token = ask(client, "fresh")
+    local function ask_often()
+      for _ = 1, 10000 do
+        if client:token() ~= token then return "another token" end
+      end
+    end
+    ask_often() -- LuaJIT may compile it
+    local blocks, bytes = testkit.curl_outstanding()
+    local count, grown, ok, problem = testkit.count_lua(ask_often)
+    assert.is_true(ok)
+    assert.is_nil(problem)
+    assert.equal(0, count, grown .. " bytes")
+    assert.same({ blocks, bytes }, { testkit.curl_outstanding() })
+    client:close()
+  end)
+
+  it("leaves nothing behind for any other request", function()
+    local client = new_client()
+    local request = { service = "token-service", scope = { "c:d:pull", "a:b:pull" } }
+    ask(client, "fresh", request)
+    local function ask_often()
+      for _ = 1, 1000 do client:token(request) end
+      collectgarbage()
+      collectgarbage()
+      return collectgarbage "count"
+    end
+    local before = ask_often()
+    local blocks = testkit.curl_outstanding()
+    assert.is_true(ask_often() <= before + 1)
+    assert.equal(blocks, (testkit.curl_outstanding()))
+    client:close()
+  end)
+end)
+
+describe("a full cache", function()
+  local function scope(i)
+    return { scope = ("repository:team/app-%d:pull"):format(i) }
+  end
+
+  it("makes room by the token that ends soonest, the default request's like any other", function()
+    local client = new_client(scope(500))
+    local soonest = 500
+    stub:plan({ token = "t", expires_in = 3600, times = soonest - 1 }, { token = "t", expires_in = 600 },
+      { token = "t", expires_in = 3600, times = "forever" })
+    for i = 1, CACHE_MOST + 1 do ask(client, "fresh", i ~= soonest and scope(i) or nil) end
+    for i = 1, CACHE_MOST + 1 do
+      if i ~= soonest then ask(client, "cached", scope(i)) end
+    end
+    ask(client, "fresh")
+    assert.equal(CACHE_MOST + 2, client:stats().requests)
+    client:close()
+  end)
+
+  it("holds 1,024 tokens and no more memory, however many are asked for", function()
+    if under_valgrind then return pending "valgrind is too slow for so many, and keeps freed memory" end
+    local client = new_client()
+    local warm, many = 4 * CACHE_MOST, 10000
+    local function ask_for(first, last)
+      for i = first, last do ask(client, "fresh", scope(i)) end
+      collectgarbage()
+      collectgarbage()
+      return collectgarbage "count", testkit.resident()
+    end
+    stub:plan { token = ("x"):rep(900), expires_in = 3600, times = "forever" }
+    local filled, filled_resident = ask_for(1, warm)
+    local held, held_resident = ask_for(warm + 1, many)
+    assert.is_true(held < filled + 16, ("%.0f kB became %.0f kB"):format(filled, held))
+    if not sanitized then -- the sanitizer keeps freed memory
+      assert.is_true(held_resident < filled_resident + 2 ^ 19,
+        ("%.0f bytes became %.0f"):format(filled_resident, held_resident))
+    end
+    -- the newest first, so that a miss drops what was asked for already
+    local cached = 0
+    while select(3, client:token(scope(many - cached))) == "cached" do cached = cached + 1 end
+    -- tokens of one millisecond end together, and any of them may go
+    assert.is_true(cached > CACHE_MOST - 16 and cached <= CACHE_MOST, cached)
+    assert.is_true(client:invalidate(("x"):rep(900)))
+    ask(client, "fresh", scope(many))
+    client:close()
+  end)
+end)
+
+describe("a client made before a fork", function()
+  it("has its tokens in the child too, and both get new ones", function()
+    local client = new_client()
+    local token = ask(client, "fresh")
+    local pid = testkit.fork()
+    if pid == 0 then
+      local ok, good = pcall(function()
+        local same, _, source = client:token()
+        local new, _, new_source = client:token { scope = "a:b:pull" }
+        return same == token and source == "cached" and new and new_source == "fresh"
+          and client:invalidate(token.token) and select(3, client:token()) == "fresh"
+      end)
+      testkit._exit(ok and good and 0 or 1)
+    end
+    local how, status = testkit.waitpid(pid, 60)
+    assert.same({ "exited", 0 }, { how, status })
+    assert.equal(token, ask(client, "cached"))
+    ask(client, "fresh", { scope = "a:b:pull" })
+    assert.equal(4, #stub:requests())
+    client:close()
+  end)
+end)
+
+describe("in time", function()
+  local results, how, status, output = {}, nil, nil, nil
+
+  setup(function()
+    local child = interpreter.start { code = [[require "support.token_times".run()]],
+      preload = "build/clock_shift.so" }
+    how, status, output = child.wait(60)
+    for line in output:gmatch "[^\n]+" do
+      local ok, result = pcall(cjson.decode, line)
+      if ok and type(result) == "table" then results[result.name] = result end
+    end
+  end)
+
+  for _, row in ipairs(token_times.rows) do
+    it(row.name, function()
+      local result = results[row.name]
+      assert.is_table(result, output)
+      assert.is_true(result.ok, result.problem)
+    end)
+  end
+
+  it("the process ends well", function()
+    assert.same({ "exited", 0 }, { how, status }, output)
+  end)
+end)
