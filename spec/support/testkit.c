@@ -35,7 +35,9 @@
 typedef struct {
   lua_Alloc alloc;
   void *ud;
-  lua_Integer fail_from; /* the first growing allocation that fails, 0 for none */
+  lua_Integer fail_from;  /* the first growing allocation that fails, 0 for none */
+  lua_Integer collect_at; /* the growing allocation at which the collector may go on, 0 for none */
+  lua_State *state;       /* whose collector that is */
   lua_Integer count;
   size_t bytes;
 } Meter;
@@ -47,6 +49,8 @@ static void *meter_alloc(void *ud, void *block, size_t old_size, size_t new_size
   if (new_size > held) {
     meter->count++;
     if (meter->fail_from > 0 && meter->count >= meter->fail_from) return NULL;
+    /* only sets when the next step is due: the step itself comes where Lua can bear one */
+    if (meter->count == meter->collect_at) lua_gc(meter->state, LUA_GCRESTART, 0);
     meter->bytes += new_size - held;
   }
   return meter->alloc(meter->ud, block, old_size, new_size);
@@ -93,6 +97,20 @@ static int count_lua(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)meter.bytes);
   lua_insert(L, 1);
   lua_pushinteger(L, meter.count);
+  lua_insert(L, 1);
+  return lua_gettop(L);
+}
+
+/* with_collecting_lua(n, f, ...): calls f(...) with a collector that stands still until the n-th
+   growing allocation and then makes a whole cycle, finalisers included, as soon as it can. Gives
+   whether the n-th was reached, then pcall's results. Make garbage with a finaliser before it. */
+static int with_collecting_lua(lua_State *L) {
+  Meter meter = {.collect_at = check_ordinal(L, 1), .state = L};
+  lua_remove(L, 1);
+  lua_gc(L, LUA_GCSTOP, 0);
+  call_metered(L, &meter);
+  lua_gc(L, LUA_GCRESTART, 0);
+  lua_pushboolean(L, meter.count >= meter.collect_at);
   lua_insert(L, 1);
   return lua_gettop(L);
 }
@@ -508,6 +526,7 @@ static int pin_libraries(lua_State *L) {
 
 static const luaL_Reg functions[] = {
     {"with_failing_lua", with_failing_lua},
+    {"with_collecting_lua", with_collecting_lua},
     {"count_lua", count_lua},
     {"install_curl_allocator", install_curl_allocator},
     {"with_failing_curl", with_failing_curl},
