@@ -2,8 +2,6 @@
  * of the answer and the result table, with nothing checked, escaped, retried or wiped. A client is
  * one userdata that owns its struct easy; its decoder (cjson.new().decode) is an upvalue of fetch.
  */
-#define _POSIX_C_SOURCE 200809L /* clock_gettime */
-
 #include <math.h>
 #include <time.h>
 
@@ -66,14 +64,6 @@ static int fetch_token(lua_State *L) {
   return 1;
 }
 
-/* Seconds of a clock that nobody sets, for the driver: Lua itself has none. */
-static int read_clock(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + 1e-9 * (lua_Number)now.tv_nsec);
-  return 1;
-}
-
 static void push_decoder(lua_State *L) {
   lua_getglobal(L, "require");
   lua_pushliteral(L, "cjson");
@@ -101,6 +91,5 @@ int luaopen_baseline(lua_State *L) {
   lua_setfield(L, metatable, "fetch");
   lua_newtable(L);
   set_function(L, "new", new_client);
-  set_function(L, "clock", read_clock);
   return 1;
 }

@@ -86,14 +86,21 @@ int easy_open(struct easy *easy, const char *url, const char *cacert, const char
   return set_options(easy, url, cacert);
 }
 
-const char *easy_fetch(struct easy *easy) {
-  long status = 0;
+void easy_begin(struct easy *easy) {
   easy->length = 0;
   easy->header_lines = 0;
-  CURLcode result = curl_easy_perform(easy->curl);
+}
+
+const char *easy_judge(const struct easy *easy, CURLcode result) {
+  long status = 0;
   if (result != CURLE_OK) return curl_easy_strerror(result);
   curl_easy_getinfo(easy->curl, CURLINFO_RESPONSE_CODE, &status);
   return status == 200 && easy->header_lines > 0 ? NULL : "the answer is not a 200";
+}
+
+const char *easy_fetch(struct easy *easy) {
+  easy_begin(easy);
+  return easy_judge(easy, curl_easy_perform(easy->curl));
 }
 
 void easy_close(struct easy *easy) {

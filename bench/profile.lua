@@ -1,12 +1,14 @@
--- Prints where the instructions of client:fetch() go beyond baseline (b).
--- Usage: lua5.4 profile.lua <directory> <fetches>, with callgrind's files of a short and a long run of both clients.
--- Only their difference, divided by the number of fetches, is shown, so that start-up is left out.
+-- Prints where the instructions of a client of the module go beyond those of its limit.
+-- Usage: lua5.4 profile.lua <directory> <count> <limit> <client>, with callgrind's files of both for one round and
+-- for two of count. Only their difference, divided by count, is shown, so that start-up is left out.
 
-local directory, fetches = arg[1], tonumber(arg[2])
+local directory, count = arg[1], tonumber(arg[2])
+local limit_name, client_name = arg[3], arg[4]
 
 local module = "icptoken.so"
+local own_objects = { ["baseline.so"] = true, ["meter.so"] = true, bare = true } -- the limits' C
 
-local function add_cost(costs, key, count) costs[key] = (costs[key] or 0) + count end
+local function add_cost(costs, key, cost) costs[key] = (costs[key] or 0) + cost end
 
 -- A name of callgrind's format: "(7) text" at its first mention, "(7)" from then on.
 local function resolve_name(names, value)
@@ -22,7 +24,7 @@ local function read_run(path)
   local object, key, called
   for line in io.lines(path) do
     local kind, value = line:match "^(%l+)=(.*)$"
-    local count = line:match "^[%d+*-]%d* (%d+)$"
+    local cost = line:match "^[%d+*-]%d* (%d+)$"
     if kind == "ob" then
       object = resolve_name(names.ob, value):match "[^/]+$"
     elseif kind == "fn" then
@@ -31,9 +33,9 @@ local function read_run(path)
       resolve_name(names[kind:sub(2)], value)
     elseif kind == "calls" then
       called = true
-    elseif count then
-      add_cost(inclusive, key, count)
-      if not called then add_cost(own, key, count) end
+    elseif cost then
+      add_cost(inclusive, key, cost)
+      if not called then add_cost(own, key, cost) end
       called = false
     end
   end
@@ -42,19 +44,19 @@ end
 
 local function subtract(costs, base)
   local difference = {}
-  for key, count in pairs(costs) do difference[key] = count - (base[key] or 0) end
-  for key, count in pairs(base) do difference[key] = (costs[key] or 0) - count end
+  for key, cost in pairs(costs) do difference[key] = cost - (base[key] or 0) end
+  for key, cost in pairs(base) do difference[key] = (costs[key] or 0) - cost end
   return difference
 end
 
--- Instructions a fetch, by function: own, inclusive.
-local function read_costs(client)
-  local short = read_run(("%s/%s.short.out"):format(directory, client))
-  local long = read_run(("%s/%s.long.out"):format(directory, client))
+-- Instructions a fetch or call, by function: own, inclusive.
+local function read_costs(which)
+  local short = read_run(("%s/%s.1.out"):format(directory, which))
+  local long = read_run(("%s/%s.2.out"):format(directory, which))
   local own, inclusive = subtract(long.own, short.own), subtract(long.inclusive, short.inclusive)
   for key in pairs(inclusive) do
-    own[key] = (own[key] or 0) / fetches
-    inclusive[key] = inclusive[key] / fetches
+    own[key] = (own[key] or 0) / count
+    inclusive[key] = inclusive[key] / count
   end
   return own, inclusive
 end
@@ -63,9 +65,9 @@ local function get_object(key) return key:match "%[(.-)%]$" end
 
 local function sum_objects(costs)
   local sums = {}
-  for key, count in pairs(costs) do
-    local object = get_object(key):gsub("^baseline%.so$", module)
-    add_cost(sums, object, count)
+  for key, cost in pairs(costs) do
+    local object = own_objects[get_object(key)] and module or get_object(key)
+    add_cost(sums, object, cost)
   end
   return sums
 end
@@ -86,7 +88,7 @@ end
 -- Two columns and their difference, line by line, where it is no less than least.
 local function print_columns(title, base, costs, least)
   local difference = subtract(costs, base)
-  print(("%-60s %10s %10s %10s"):format(title, "(b)", "fetch()", "beyond"))
+  print(("%-60s %10s %10s %10s"):format(title, "limit", "client", "beyond"))
   local totals = { 0, 0, 0 }
   for _, key in ipairs(sort_keys(difference, least)) do
     local row = { base[key] or 0, costs[key] or 0, difference[key] }
@@ -98,8 +100,8 @@ end
 
 local function print_module(inclusive, own)
   local mine = {}
-  for key, count in pairs(inclusive) do
-    if get_object(key) == module then mine[key] = count end
+  for key, cost in pairs(inclusive) do
+    if get_object(key) == module then mine[key] = cost end
   end
   print(("%-60s %10s %10s"):format("functions of the module, what they call included", "inclusive", "own"))
   for _, key in ipairs(sort_keys(mine, 1)) do
@@ -108,9 +110,11 @@ local function print_module(inclusive, own)
   print()
 end
 
-local base = read_costs "baseline"
-local own, inclusive = read_costs "icptoken"
-print(("instructions a fetch on Lua 5.4 (callgrind, %d fetches)\n"):format(fetches))
-print_columns("by object (the module's line holds (b)'s own C under (b))", sum_objects(base), sum_objects(own), 0)
+local base = read_costs "limit"
+local own, inclusive = read_costs "client"
+print(("instructions each of %d times: %s beyond its limit, %s (callgrind)\n"):format(count, client_name, limit_name))
+print_columns("by object (the module's line holds the limit's own C)", sum_objects(base), sum_objects(own), 0)
 print_module(inclusive, own)
-print_columns("by function, 50 instructions or more apart", base, own, 50)
+local total = 0
+for _, cost in pairs(own) do total = total + cost end
+print_columns("by function, a 2,000th of the whole or more apart", base, own, total / 2000)

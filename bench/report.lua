@@ -1,23 +1,66 @@
--- Prints the benchmark's table. Usage: lua5.4 report.lua <results file>, the lines that bench/run collects:
---   variant <variant>
---   time <variant> <fetches> <wall s> <cpu s>     instructions <variant> <fetches> <instructions>
---   connections <variant> <n of 2 fetches>        absent <variant> <why>        counter <tool>
+-- Prints a benchmark's table. Usage: lua5.4 report.lua <results file>, the lines that bench/run collects:
+--   benchmark <name> <count of a round>           variant <variant>
+--   time <variant> <count> <wall s> <cpu s>       instructions <variant> <count> <instructions>
+--   connections <variant> <opened> <count>        absent <variant> <why>
+--   allocations <variant> ready|<why not>         counter <tool>
 
-local groups = { "bare", "baseline", "icptoken", "luacurl", "luasec", "https", "popen" }
-local titles = {
-  bare = "(a) libcurl in C", baseline = "(b) libcurl, cjson, table", icptoken = "(c) client:fetch()",
-  luacurl = "(d) lua-curl, cjson", luasec = "(d) LuaSec kept, cjson", https = "(d) ssl.https, cjson",
-  popen = "(d) curl by popen, cjson",
+-- Each benchmark: the unit of time (scale of them are a second), the two limits that a row is compared with, the
+-- clients in the order of the table, and what is aimed at: the client, its limit, in time or in instructions.
+local benchmarks = {
+  fetch = {
+    what = "fetch", unit = "us", scale = 1e6, limits = { "bare:c", "baseline:%s" },
+    clients = {
+      { "bare", "(a) libcurl in C" }, { "baseline", "(b) libcurl, cjson, table" },
+      { "icptoken", "(c) client:fetch()" }, { "luacurl", "(d) lua-curl, cjson" },
+      { "luasec", "(d) LuaSec kept, cjson" }, { "https", "(d) ssl.https, cjson" },
+      { "popen", "(d) curl by popen, cjson" },
+    },
+    aims = {
+      { client = "icptoken", limit = 2, measure = "instructions", most = 1.05 },
+      { client = "icptoken", limit = 1, measure = "time", most = 1.05 },
+    },
+    notes = {
+      "(b) is the one of the row's own runtime. lua-curl brings libcurl with GnuTLS; all others use OpenSSL.",
+    },
+  },
+  cached = {
+    what = "call", unit = "ns", scale = 1e9, limits = { "empty:%s", "method:%s" },
+    clients = {
+      { "empty", "(a) C function, clock" }, { "method", "(b) C method, clock" }, { "token", "(c) client:token()" },
+      { "request", "(c) client:token(kept)" }, { "literal", "(c) client:token{scope=}" },
+      { "table", "(d) table, os.time()" }, { "lrucache", "(d) lua-resty-lrucache" },
+    },
+    aims = { { client = "token", limit = 2, measure = "time", most = 1.5 } },
+    notes = {
+      "(a), (b): an empty C function that reads CLOCK_BOOTTIME, called as a local and as a method of a userdata.",
+      "lua-resty-lrucache runs in nginx's init_by_lua; its ngx.now reads the time that nginx keeps, and no clock.",
+    },
+  },
+  many = {
+    what = "fetch", unit = "us", scale = 1e6, limits = { "many:c", "many2:c" },
+    clients = {
+      { "many", "(a) multi loop in C, 1.1" }, { "fetch_all", "(c) fetch_all, HTTP/1.1" },
+      { "many2", "(b) multi loop in C, 2" }, { "fetch_all2", "(c) fetch_all, HTTP/2" },
+      { "in_a_row", "(d) client:fetch in a row" }, { "xargs", "(d) xargs -P 16 curl" },
+    },
+    aims = {
+      { client = "fetch_all", limit = 1, measure = "time", most = 1.05 },
+      { client = "fetch_all2", limit = 2, measure = "time", most = 1.05 },
+      { client = "fetch_all", limit = 1, measure = "instructions", most = 1.05 },
+      { client = "fetch_all2", limit = 2, measure = "instructions", most = 1.05 },
+    },
+    notes = { "(a), (b): bare libcurl, 16 at once, that reads no answer: cjson and the tables are (c)'s own cost." },
+  },
 }
-local aims = { instructions = 1.05, time = 1.05 }
 
+local benchmark, round_count
 local rows, order, counter = {}, {}, "not counted"
 
 -- A row is made at its first mention, by the line that names it.
 local function find_row(variant)
   if not rows[variant] then
     local client, runtime = variant:match "^(.-):(.*)$"
-    rows[variant] = { client = client, runtime = runtime, walls = {}, cpus = {} }
+    rows[variant] = { client = client, runtime = runtime, times = {}, cpus = {} }
     order[#order + 1] = rows[variant]
   end
   return rows[variant]
@@ -27,14 +70,21 @@ local readers = {}
 
 function readers.variant() end
 
-function readers.time(row, fetches, wall, cpu)
-  table.insert(row.walls, 1e6 * wall / fetches)
-  table.insert(row.cpus, 1e6 * cpu / fetches)
+function readers.time(row, count, wall, cpu)
+  table.insert(row.times, benchmark.scale * wall / count)
+  table.insert(row.cpus, benchmark.scale * cpu / count)
 end
 
-function readers.instructions(row, fetches, count) row.instructions = count / fetches end
-function readers.connections(row, count) row.kept = tonumber(count) == 0 end
+function readers.instructions(row, count, instructions) row.instructions = instructions / count end
+
+function readers.connections(row, opened, count)
+  row.opened = tonumber(opened)
+  row.opened_of = tonumber(count)
+end
+
 function readers.absent(row, ...) row.absent = table.concat({ ... }, " ") end
+
+function readers.allocations(row, ...) row.allocations = table.concat({ ... }, " ") end
 
 local function read_results(path)
   for line in io.lines(path) do
@@ -42,6 +92,8 @@ local function read_results(path)
     for word in line:gmatch "%S+" do words[#words + 1] = word end
     if words[1] == "counter" then
       counter = words[2]
+    elseif words[1] == "benchmark" then
+      benchmark, round_count = benchmarks[words[2]], tonumber(words[3])
     else
       readers[words[1]](find_row(words[2]), table.unpack(words, 3))
     end
@@ -55,16 +107,20 @@ local function find_median(values)
   return (sorted[(n + 1) // 2] + sorted[n // 2 + 1]) / 2
 end
 
+local ratios = {}
+
 -- The median of each round's own ratio: what else the machine does weighs on both sides of a round alike.
-local function compute_time_ratio(row, base)
-  local ratios = {}
-  for round, wall in ipairs(row.walls) do ratios[round] = wall / base.walls[round] end
-  return find_median(ratios)
+function ratios.time(row, base)
+  local values = {}
+  for round, time in ipairs(row.times) do values[round] = time / base.times[round] end
+  return find_median(values)
 end
 
-local function compute_instruction_ratio(row, base)
+function ratios.instructions(row, base)
   return row.instructions and base.instructions and row.instructions / base.instructions
 end
+
+local function find_limit(row, number) return rows[benchmark.limits[number]:format(row.runtime)] end
 
 local function format_number(value)
   if not value then return "-" end
@@ -72,60 +128,81 @@ local function format_number(value)
   return (digits:reverse():gsub("(%d%d%d)", "%1,"):reverse():gsub("^,", ""))
 end
 
-local function format_ratio(compute, row, base)
-  local ratio = base and compute(row, base)
+local function format_ratio(row, measure, limit)
+  local base = find_limit(row, limit)
+  local ratio = base and not base.absent and ratios[measure](row, base)
   return ratio and ("%.3f"):format(ratio) or "-"
+end
+
+local function format_connections(row)
+  if not row.opened then return "-" end
+  if row.opened == 0 then return "kept" end
+  return ("%d for %d"):format(row.opened, row.opened_of)
 end
 
 local layout = "%-26s %-7s %9s %9s %9s %12s  %8s %8s  %8s %8s  %s"
 
-local function print_row(row)
+local function print_row(row, title)
   if row.absent then
-    local why = row.absent:match "module .- not found" and
-      (row.client == "icptoken" and "not built" or "not installed") or row.absent
-    print(("%-26s %-7s %s"):format(titles[row.client], row.runtime, why))
+    local why = row.absent:match "module .- not found" and "not built or not installed" or row.absent
+    print(("%-26s %-7s %s"):format(title, row.runtime, why))
     return
   end
-  local a, b = rows["bare:c"], rows["baseline:" .. row.runtime]
-  print(layout:format(titles[row.client], row.runtime, ("%.1f"):format(find_median(row.walls)),
-    ("%.1f"):format(math.min(table.unpack(row.walls))),
-    row.client == "popen" and "-" or ("%.1f"):format(find_median(row.cpus)), format_number(row.instructions),
-    format_ratio(compute_time_ratio, row, a), format_ratio(compute_time_ratio, row, b),
-    format_ratio(compute_instruction_ratio, row, a), format_ratio(compute_instruction_ratio, row, b),
-    row.kept and "kept" or "new"))
+  local forks = row.client == "popen" or row.client == "xargs"
+  print(layout:format(title, row.runtime, ("%.1f"):format(find_median(row.times)),
+    ("%.1f"):format(math.min(table.unpack(row.times))),
+    forks and "-" or ("%.1f"):format(find_median(row.cpus)), format_number(row.instructions),
+    format_ratio(row, "time", 1), format_ratio(row, "time", 2),
+    format_ratio(row, "instructions", 1), format_ratio(row, "instructions", 2), format_connections(row)))
 end
 
 local function print_table()
-  print(layout:format("per fetch", "runtime", "us", "fastest", "us CPU", "instructions",
-    "us/(a)", "us/(b)", "instr/a", "instr/b", "connection"))
-  for _, client in ipairs(groups) do
+  local unit = benchmark.unit
+  print(layout:format(("per %s, %s a round"):format(benchmark.what, format_number(round_count)), "runtime", unit,
+    "fastest", unit .. " CPU", "instructions", unit .. "/(a)", unit .. "/(b)", "instr/a", "instr/b", "connections"))
+  for _, client in ipairs(benchmark.clients) do
     for _, row in ipairs(order) do
-      if row.client == client then print_row(row) end
+      if row.client == client[1] then print_row(row, client[2]) end
     end
   end
 end
 
 local function print_notes()
-  print "us: median of the rounds; fastest: the best round; us CPU: user and system time of the client's process."
-  print "us/(a), us/(b): median of each round's own ratio."
-  print "(b) is the one of the row's own runtime. lua-curl brings libcurl with GnuTLS; all others use OpenSSL."
-  print(("Instructions: %s%s; start-up and the first two fetches left out."):format(counter,
-    counter == "callgrind" and " (user space, on valgrind's own CPU with fewer vector instructions)" or ""))
+  local unit = benchmark.unit
+  print(("%s: median of the rounds; fastest: the best round; %s CPU: user and system time of the client's process.")
+    :format(unit, unit))
+  print(("%s/(a), %s/(b): median of each round's own ratio."):format(unit, unit))
+  for _, note in ipairs(benchmark.notes) do print(note) end
+  if counter ~= "not counted" then
+    print(("Instructions: %s%s; start-up and a first round left out."):format(counter,
+      counter == "callgrind" and " (user space, on valgrind's own CPU with fewer vector instructions)" or ""))
+  end
+end
+
+local function print_allocations()
+  for _, row in ipairs(order) do
+    if row.allocations then
+      print(("allocations in 10,000 calls of client:token() on %-7s %s"):format(row.runtime,
+        row.allocations == "ready" and "none" or row.allocations))
+    end
+  end
 end
 
 local function print_reached()
-  for _, row in ipairs(order) do
-    if row.client == "icptoken" and not row.absent then
-      print(("reached on %-7s %s of (b) in instructions (aim %.2f), %s of (a) in time (aim %.2f)"):format(
-        row.runtime,
-        format_ratio(compute_instruction_ratio, row, rows["baseline:" .. row.runtime]), aims.instructions,
-        format_ratio(compute_time_ratio, row, rows["bare:c"]), aims.time))
+  for _, aim in ipairs(benchmark.aims) do
+    for _, row in ipairs(order) do
+      local ratio = row.client == aim.client and not row.absent and format_ratio(row, aim.measure, aim.limit) or "-"
+      if ratio ~= "-" then
+        print(("%-10s on %-7s reached %s of (%s) in %s (aim %.2f)"):format(row.client, row.runtime, ratio,
+          ("ab"):sub(aim.limit, aim.limit), aim.measure, aim.most))
+      end
     end
   end
-  print "Where the rest goes: bench/run --profile."
 end
 
 read_results(arg[1])
 print_table()
 print_notes()
+print_allocations()
 print_reached()
+print "Where the rest goes: bench/run --profile."

@@ -243,7 +243,9 @@ describe("a name lookup that hangs", function()
   ]]
 
   local function start(code, ...)
-    return interpreter.start { code = code, args = { ... }, preload = "build/slow_resolver.so" }
+    -- what OpenSSL keeps for a thread that has ended is not looked at here
+    local env = code == FETCH_IN_THREAD and { ASAN_OPTIONS = "exitcode=23:detect_leaks=0" } or nil
+    return interpreter.start { code = code, args = { ... }, env = env, preload = "build/slow_resolver.so" }
   end
 
   local function assert_exited_well(child)
