@@ -9,34 +9,39 @@
 #include "request.h"
 #include "session.h"
 
-/* What a call asks for: where, and by which key the cache knows the answer. */
-struct question {
-  const char *url;
-  const struct buffer *key;
-};
-
-/* Fills the question in from the call's request. False when memory is short. */
-static bool read_question(lua_State *L, struct client *client, struct question *question) {
-  *question = (struct question){client->own_url.data, &client->own_key};
-  if (lua_isnil(L, CALL_REQUEST)) return true;
+/* The URL of the call's request, or NULL when memory is short. */
+static const char *request_url(lua_State *L, struct client *client) {
+  if (lua_isnil(L, CALL_REQUEST)) return client->own_url.data;
   compat_getown(L, CALL_CLIENT);
-  int own = lua_gettop(L);
   buffer_clear(&client->url);
-  buffer_clear(&client->key);
   bool ok = buffer_append_string(&client->url, client->endpoint.url.data) &&
-            request_append_query(L, CALL_REQUEST, own, client->endpoint.has_query, &client->url) &&
-            request_append_key(L, CALL_REQUEST, own, &client->key);
+            request_append_query(L, CALL_REQUEST, lua_gettop(L), client->endpoint.has_query,
+                                 &client->url);
   lua_pop(L, 1);
-  *question = (struct question){client->url.data, &client->key};
-  return ok;
+  return ok ? client->url.data : NULL;
+}
+
+/* The key by which the cache knows it, or NULL when memory is short. */
+static const struct buffer *request_key(lua_State *L, struct client *client) {
+  if (lua_isnil(L, CALL_REQUEST)) return &client->own_key;
+  compat_getown(L, CALL_CLIENT);
+  buffer_clear(&client->key);
+  bool ok = request_append_key(L, CALL_REQUEST, lua_gettop(L), &client->key);
+  lua_pop(L, 1);
+  return ok ? &client->key : NULL;
 }
 
 /* Pushes a new token and returns true; or the server's errors, or nil, with the call's failure set.
  * When the ID token of an earlier log-in is refused there is one new log-in. */
-static bool ask_endpoint(lua_State *L, struct call *call, const char *url) {
+static bool ask_endpoint(lua_State *L, struct call *call) {
   struct client *client = call->client;
   struct exchange *exchange = &client->exchange;
+  const char *url = request_url(L, client);
   client->counters.requests++;
+  if (url == NULL) {
+    lua_pushnil(L);
+    return call_fail_no_memory(call);
+  }
   if (!session_ready(L, call)) return false;
   for (;;) {
     if (!session_lend(client, &exchange->transfer)) {
@@ -49,17 +54,9 @@ static bool ask_endpoint(lua_State *L, struct call *call, const char *url) {
   }
 }
 
-static int fail_no_memory(lua_State *L, struct call *call) {
-  call_fail_no_memory(call);
-  lua_pushnil(L);
-  return call_push_failure(L, call);
-}
-
 int token_run_fetch(lua_State *L) {
   struct call *call = lua_touserdata(L, CALL_ITSELF);
-  struct question question;
-  if (!read_question(L, call->client, &question)) return fail_no_memory(L, call);
-  return ask_endpoint(L, call, question.url) ? 1 : call_push_failure(L, call);
+  return ask_endpoint(L, call) ? 1 : call_push_failure(L, call);
 }
 
 static bool same_credential(const struct settings *a, const struct settings *b) {
@@ -151,24 +148,24 @@ static int push_stale(lua_State *L, struct call *call, const struct buffer *key)
   return 3;
 }
 
-/* Asks for a token that is not there, or that is to be replaced by now: a fresh one, or nothing
+/* Asks for a token that is not there, or that is to be replaced by now: a fresh one, or 0 results
  * with the server's errors, or nil, at the top. */
-static int push_fresh(lua_State *L, struct call *call, const struct question *question) {
-  if (!ask_endpoint(L, call, question->url)) return 0;
-  keep_token(L, call, question->key);
+static int push_fresh(lua_State *L, struct call *call, const struct buffer *key) {
+  if (!ask_endpoint(L, call)) return 0;
+  keep_token(L, call, key);
   lua_pushnil(L);
   lua_pushliteral(L, "fresh");
   return 3;
 }
 
 /* One attempt to renew; the old token when it fails; and when that has ended meanwhile, 0. */
-static int renew(lua_State *L, struct call *call, const struct question *question, int place,
+static int renew(lua_State *L, struct call *call, const struct buffer *key, int place,
                  int64_t now) {
   const int64_t timeout_ms = call->timeout_ms, retries = call->retries;
   int top = lua_gettop(L);
   prepare_renewal(call, &call->client->cache.entries[place], now);
-  int results = push_fresh(L, call, question);
-  if (results == 0) results = push_stale(L, call, question->key);
+  int results = push_fresh(L, call, key);
+  if (results == 0) results = push_stale(L, call, key);
   if (results > 0) return results;
   lua_settop(L, top);
   call->timeout_ms = call->about.timeout_ms = timeout_ms;
@@ -179,15 +176,19 @@ static int renew(lua_State *L, struct call *call, const struct question *questio
 int token_run_get(lua_State *L) {
   struct call *call = lua_touserdata(L, CALL_ITSELF);
   struct client *client = call->client;
-  struct question question;
-  if (!read_question(L, client, &question)) return fail_no_memory(L, call);
-  int place = cache_find(&client->cache, question.key->data, question.key->length);
+  const struct buffer *key = request_key(L, client);
+  if (key == NULL) {
+    call_fail_no_memory(call);
+    lua_pushnil(L);
+    return call_push_failure(L, call);
+  }
+  int place = cache_find(&client->cache, key->data, key->length);
   int results = push_cached(L, client, CALL_CLIENT, place);
   if (results > 0) return results;
   int64_t now = clock_steady_ms();
   if (place != CACHE_NONE && now < client->cache.entries[place].usable_ms)
-    results = renew(L, call, &question, place, now);
-  if (results == 0) results = push_fresh(L, call, &question);
+    results = renew(L, call, key, place, now);
+  if (results == 0) results = push_fresh(L, call, key);
   return results > 0 ? results : call_push_failure(L, call);
 }
 
@@ -197,8 +198,7 @@ int token_get(lua_State *L, int index, int argument) {
   struct settings settings;
   bool own = lua_isnoneornil(L, argument);
   int place = own ? cache_favourite(&client->cache) : CACHE_NONE; /* none when it was closed */
-  if (place != CACHE_NONE &&
-      cache_judge(&client->cache.entries[place], clock_steady_ms()) == CACHE_GOOD) {
+  if (place != CACHE_NONE && clock_steady_ms() < client->cache.entries[place].refresh_ms) {
     client->counters.cache_hits++;
     push_kept(L, index, place);
     lua_pushvalue(L, lua_upvalueindex(CLIENT_CACHED)); /* nothing here allocates */
