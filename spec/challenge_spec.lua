@@ -3,8 +3,8 @@
 local cases = require "support.cases"
 local http = require "socket.http"
 local icptoken = require "icptoken"
+local registry_server = require "support.registry"
 local stub_client = require "support.stub"
-local testkit = require "testkit"
 
 local slow = os.getenv "ICPTOKEN_VALGRIND" or os.getenv "ICPTOKEN_SANITIZED"
 local MEGABYTE = 2 ^ 20
@@ -266,47 +266,19 @@ describe("a client with a challenge", function()
   end)
 
   describe("of a real registry", function()
-    local CONFIGURATION = [[
-version: 0.1
-log: { level: info, accesslog: { disabled: true } }
-storage: { inmemory: {} }
-http: { addr: "127.0.0.1:0" }
-auth:
-  token: { realm: "https://realm.invalid/token", service: token-service, issuer: registry-token-issuer,
-    rootcertbundle: "%s" }
-]]
     local registry
 
-    local function read_file(path)
-      local file = assert(io.open(path, "rb"))
-      local content = file:read "*a"
-      file:close()
-      return content
-    end
-
     setup(function()
-      registry = { configuration = os.tmpname(), log = os.tmpname() }
-      local file = assert(io.open(registry.configuration, "wb"))
-      assert(file:write(CONFIGURATION:format(stub.token_signing_cert)))
-      assert(file:close())
-      registry.pid = assert(testkit.spawn { "docker-registry", "serve", registry.configuration, stdin = "/dev/null",
-        stdout = registry.log, stderr = registry.log, env = { OTEL_TRACES_EXPORTER = "none" } })
-      local deadline = testkit.monotonic() + 30
-      repeat
-        registry.port = read_file(registry.log):match "listening on 127%.0%.0%.1:(%d+)"
-        assert(registry.port or testkit.waitpid(registry.pid, 0.02) == "running", "the registry did not start")
-      until registry.port or testkit.monotonic() > deadline
+      registry = registry_server.start { realm = "https://realm.invalid/token", service = "token-service",
+        certificate = stub.token_signing_cert }
     end)
 
     teardown(function()
-      testkit.kill(registry.pid, "KILL")
-      testkit.waitpid(registry.pid)
-      os.remove(registry.configuration)
-      os.remove(registry.log)
+      registry.stop()
     end)
 
     local function ask(path, token)
-      local _, status, headers = http.request { url = ("http://127.0.0.1:%s%s"):format(registry.port, path),
+      local _, status, headers = http.request { url = "http://" .. registry.address .. path,
         headers = { Authorization = token and "Bearer " .. token } }
       return status, headers["www-authenticate"]
     end

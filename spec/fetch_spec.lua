@@ -1,5 +1,6 @@
 -- What a fetch sends, over which connection, and the token table and client that a caller gets.
 
+local files = require "support.files"
 local cases = require "support.cases"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
@@ -44,15 +45,9 @@ local function make_path()
   return path
 end
 
-local function write_file(path, content)
-  local file = assert(io.open(path, "wb"))
-  assert(file:write(content))
-  assert(file:close())
-end
-
 local function make_file(content)
   local path = make_path()
-  write_file(path, content)
+  files.write(path, content)
   return path
 end
 
@@ -299,7 +294,7 @@ describe("an ID token file", function()
     local client = new_file_client(path)
     assert(client:fetch())
     assert.equal("Bearer first-token", authorization())
-    write_file(path, "Bearer second-token")
+    files.write(path, "Bearer second-token")
     assert(client:fetch())
     assert.equal("Bearer second-token", authorization())
   end)
@@ -309,7 +304,7 @@ describe("an ID token file", function()
     os.remove(path)
     local client = new_file_client(path)
     refuse_credential(client)
-    write_file(path, stub.id_token)
+    files.write(path, stub.id_token)
     assert(client:fetch())
   end)
 

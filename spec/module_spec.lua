@@ -1,12 +1,7 @@
 -- The module as a whole: its names and version, what it exports, how its sources hang together, and
 -- that docs, types and rockspecs say what the code says.
 
-local function read(path)
-  local file = assert(io.open(path, "rb"), path)
-  local content = file:read "*a"
-  file:close()
-  return content
-end
+local read = require "support.files".read
 
 local function lines_of(command)
   local pipe = assert(io.popen(command))

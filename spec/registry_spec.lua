@@ -1,83 +1,30 @@
 -- A real registry takes the tokens: Debian's docker-registry, which trusts the fake ICP's signing certificate.
 
 local cjson = require "cjson"
+local files = require "support.files"
 local http = require "socket.http"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local ltn12 = require "ltn12"
+local registry_server = require "support.registry"
 local stub_client = require "support.stub"
-local testkit = require "testkit"
 
 local SERVICE = "token-service"
 local REPOSITORY = "default/app"
 local CATALOG = "registry:catalog:*"
-local START_SECONDS = 20
 local MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-
--- Port 0 has the kernel choose one; the registry says in its log which.
-local CONFIGURATION = [[
-version: 0.1
-log: { level: info, accesslog: { disabled: true } }
-storage: { inmemory: {} }
-http: { addr: "127.0.0.1:0" }
-auth:
-  token: { realm: "%s", service: %s, issuer: registry-token-issuer, rootcertbundle: "%s" }
-]]
 
 local stub
 local registry
 
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local content = file:read "*a"
-  file:close()
-  return content
-end
-
-local function write_file(path, content)
-  local file = assert(io.open(path, "wb"))
-  assert(file:write(content))
-  assert(file:close())
-end
-
--- Waits until the registry has said where it listens.
-local function await_port(pid, log)
-  local deadline = testkit.monotonic() + START_SECONDS
-  repeat
-    local output = read_file(log)
-    local port = output:match "listening on 127%.0%.0%.1:(%d+)"
-    if port then return port end
-    local state = testkit.waitpid(pid, 0.02)
-    if state ~= "running" then error("the registry did not start: " .. output, 0) end
-  until testkit.monotonic() > deadline
-  error("the registry does not listen: " .. read_file(log), 0)
-end
-
-local function start_registry()
-  local configuration, log = os.tmpname(), os.tmpname()
-  local realm = ("https://localhost:%d/image-manager/api/v1/auth/token"):format(stub.port)
-  write_file(configuration, CONFIGURATION:format(realm, SERVICE, stub.token_signing_cert))
-  -- it dies with this process, and otherwise in stop_registry
-  local pid = assert(testkit.spawn { "docker-registry", "serve", configuration, stdin = "/dev/null", stdout = log,
-    stderr = log, env = { OTEL_TRACES_EXPORTER = "none" } })
-  registry = { pid = pid, files = { configuration, log } }
-  registry.address = "127.0.0.1:" .. await_port(pid, log)
-end
-
-local function stop_registry()
-  if not registry then return end
-  testkit.kill(registry.pid, "KILL")
-  testkit.waitpid(registry.pid)
-  for _, path in ipairs(registry.files) do os.remove(path) end
-end
-
 setup(function()
   stub = stub_client.start()
-  start_registry()
+  registry = registry_server.start { service = SERVICE, certificate = stub.token_signing_cert,
+    realm = ("https://localhost:%d/image-manager/api/v1/auth/token"):format(stub.port) }
 end)
 
 teardown(function()
-  stop_registry()
+  if registry then registry.stop() end
   stub:stop()
 end)
 
@@ -107,7 +54,7 @@ end
 
 local function compute_digest(content)
   local path = os.tmpname()
-  write_file(path, content)
+  files.write(path, content)
   local process = assert(io.popen("sha256sum " .. interpreter.quote(path)))
   local hash = process:read "*a":match "^%x+"
   process:close()

@@ -1,5 +1,6 @@
 -- TLS: whom a client trusts, what it says when it does not, and how it shows a certificate of its own.
 
+local files = require "support.files"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local stub_client = require "support.stub"
@@ -30,23 +31,10 @@ local function refuse(changes, ...)
   assert.equal(1, details.attempts)
 end
 
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local content = file:read "*a"
-  file:close()
-  return content
-end
-
-local function write_file(path, content)
-  local file = assert(io.open(path, "wb"))
-  assert(file:write(content))
-  assert(file:close())
-end
-
 local function make_path(content)
   local path = os.tmpname()
   table.insert(made_paths, path)
-  if content then write_file(path, content) end
+  if content then files.write(path, content) end
   return path
 end
 
@@ -68,7 +56,7 @@ end
 local function make_hashed_directory(ca)
   local directory = make_directory()
   local hash = run("openssl x509 -noout -hash -in " .. interpreter.quote(ca)):match "^%x+"
-  write_file(directory .. "/" .. assert(hash, "openssl gave no hash") .. ".0", read_file(ca))
+  files.write(directory .. "/" .. assert(hash, "openssl gave no hash") .. ".0", files.read(ca))
   return directory
 end
 
@@ -193,7 +181,7 @@ describe("a client certificate", function()
   end)
 
   it("may have its key in the same file", function()
-    local both = make_path(read_file(stub.client_cert) .. read_file(stub.client_key))
+    local both = make_path(files.read(stub.client_cert) .. files.read(stub.client_key))
     accept(with_certificate { cert = both, key = false })
     assert.equal("stub client", stub:last().client_cert)
   end)
@@ -272,18 +260,18 @@ end)
 
 describe("a CA file that changes on disk", function()
   it("is honoured at the next connection of the same client", function()
-    local path = make_path(read_file(stub.ca))
+    local path = make_path(files.read(stub.ca))
     local client = icptoken.new(options { cacert = path })
     stub:plan { keep_alive = false }
     assert(client:fetch())
 
-    write_file(path, read_file(stub.other_ca))
+    files.write(path, files.read(stub.other_ca))
     local token, message, code = client:fetch()
     assert.is_nil(token)
     assert.equal("tls", code)
     assert.matches(path, message, 1, true)
 
-    write_file(path, read_file(stub.ca))
+    files.write(path, files.read(stub.ca))
     assert(client:fetch())
     client:close()
   end)
@@ -316,7 +304,7 @@ describe("the system's store", function()
   setup(function()
     isolate = find_isolation()
     store = make_hashed_directory(stub.ca)
-    write_file(store .. "/ca-certificates.crt", read_file(stub.ca))
+    files.write(store .. "/ca-certificates.crt", files.read(stub.ca))
     script = make_path(FETCH)
   end)
 
