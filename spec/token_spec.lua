@@ -401,7 +401,8 @@ describe("a full cache", function()
     local held, held_resident = ask_for(warm + 1, many)
     assert.is_true(held < filled + 16, ("%.0f kB became %.0f kB"):format(filled, held))
     if not sanitized then -- the sanitizer keeps freed memory
-      assert.is_true(held_resident < filled_resident + 2 ^ 19,
+      -- tokens that stayed would be 6 MB; LuaJIT's heap alone moves by two thirds of one
+      assert.is_true(held_resident < filled_resident + 2 ^ 21,
         ("%.0f bytes became %.0f"):format(filled_resident, held_resident))
     end
     -- the newest first, so that a miss drops what was asked for already
