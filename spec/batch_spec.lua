@@ -655,16 +655,7 @@ describe("in its process a client", function()
     end)
   end
 
-  -- runs the function in a child and gives its exit status
-  local function in_child(body)
-    local pid = testkit.fork()
-    if pid == 0 then
-      local ok, good = pcall(body)
-      testkit._exit(ok and good and 0 or 1)
-    end
-    local how, status = testkit.waitpid(pid, 60)
-    return how == "exited" and status
-  end
+  local in_child = interpreter.fork
 
   it("serves parent and child after a fork, each on connections of its own", function()
     for _, version in ipairs { "1.1", "2" } do

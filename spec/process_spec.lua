@@ -170,16 +170,7 @@ describe("a client in its process", function()
   end)
 
   describe("made before a fork", function()
-    -- runs the function in a child and gives its exit status
-    local function in_child(body)
-      local pid = testkit.fork()
-      if pid == 0 then
-        local ok, good = pcall(body)
-        testkit._exit(ok and good and 0 or 1)
-      end
-      local how, status = testkit.waitpid(pid, 60)
-      return how == "exited" and status
-    end
+    local in_child = interpreter.fork
 
     it("serves parent and child, each on a connection of its own", function()
       local client = assert(icptoken.new(options))

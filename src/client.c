@@ -41,7 +41,7 @@ static void free_client(struct client *client) {
   client->open = false;
 }
 
-int client_fail_no_memory(lua_State *L) {
+static int fail_no_memory(lua_State *L) {
   struct failure failure;
   failure_clear(&failure);
   failure_set_no_memory(&failure);
@@ -118,7 +118,7 @@ int client_new(lua_State *L, int argument, enum options_place place) {
   compat_setown(L, index);
   if (!open_client(L, client, own, argument, place)) {
     free_client(client);
-    return client_fail_no_memory(L);
+    return fail_no_memory(L);
   }
   jitter_seed(&client->jitter);
   client->open = true;

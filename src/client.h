@@ -85,8 +85,7 @@ struct client *client_check(lua_State *L, int index);
 /* Raises when the client is in the middle of a call. */
 void client_refuse_busy(lua_State *L, const struct client *client);
 
-/* Push nil, message, code, details and return 4: memory is short; the client was closed. */
-int client_fail_no_memory(lua_State *L);
+/* Pushes nil, message, code, details of a client that was closed, and returns 4. */
 int client_fail_closed(lua_State *L);
 
 /* Pushes the counters and timings of the client at index. */

@@ -112,7 +112,7 @@ function system.make_files_private()
 end
 
 function system.make_temporary_directory()
-	local template = (os.getenv "TMPDIR" or "/tmp") .. "/icp-stub-XXXXXX"
+	local template = (os.getenv "TMPDIR" or "/tmp") .. "/icp-stub-" .. ("X"):rep(6) -- as mkdtemp wants it
 	local path = ffi.new("char[?]", #template + 1, template)
 	assert(C.mkdtemp(path) ~= nil, "cannot make a directory like " .. template)
 	return ffi.string(path)

@@ -111,4 +111,15 @@ function interpreter.run(options)
   return status == 0, status, output, how
 end
 
+--- Runs body in a forked child and gives its exit status: 0 when body returned something true.
+function interpreter.fork(body)
+  local pid = testkit.fork()
+  if pid == 0 then
+    local ok, good = pcall(body)
+    testkit._exit(ok and good and 0 or 1)
+  end
+  local how, status = testkit.waitpid(pid, 60)
+  return how == "exited" and status
+end
+
 return interpreter

@@ -474,6 +474,13 @@ static bool is_socket(int fd) {
   return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
+/* heap(): bytes that malloc has given out and not got back. */
+static int testkit_heap(lua_State *L) {
+  struct mallinfo2 info = mallinfo2();
+  lua_pushinteger(L, (lua_Integer)(info.uordblks + info.hblkhd));
+  return 1;
+}
+
 /* open_sockets(): a list of { fd =, cloexec = boolean } of the sockets open in this process. */
 static int open_sockets(lua_State *L) {
   int count = 0;
@@ -545,6 +552,7 @@ static const luaL_Reg functions[] = {
     {"sleep", testkit_sleep},
     {"mkfifo", testkit_mkfifo},
     {"resident", testkit_resident},
+    {"heap", testkit_heap},
     {"open_sockets", open_sockets},
     {"pin_libraries", pin_libraries},
     {NULL, NULL},
