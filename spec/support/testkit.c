@@ -477,7 +477,8 @@ static bool is_socket(int fd) {
 /* heap(): bytes that malloc has given out and not got back. */
 static int testkit_heap(lua_State *L) {
   struct mallinfo2 info = mallinfo2();
-  lua_pushinteger(L, (lua_Integer)(info.uordblks + info.hblkhd));
+  size_t bytes = info.uordblks + info.hblkhd;
+  lua_pushinteger(L, (lua_Integer)bytes);
   return 1;
 }
 
