@@ -5,3 +5,6 @@ files["spec/*_spec.lua"] = { std = "max+busted" }
 
 -- annotations: signatures without bodies
 files["types"] = { ignore = { "212", "241" } }
+
+-- what runs inside nginx
+files["lua"] = { std = "ngx_lua", read_globals = { ngx = { fields = { run_worker_thread = {} } } } }

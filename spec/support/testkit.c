@@ -316,21 +316,35 @@ static char **check_arguments(lua_State *L) {
   return arguments;
 }
 
-/* spawn{ program, argument, …, env = { NAME = value or false }, stdin =, stdout =, stderr = }:
-   starts a program without a shell and gives its pid. It dies with this process. The three are file
-   names; output files are appended to. A program that cannot be started exits with 127. */
+static int check_signal(lua_State *L, int index) {
+  static const char *const names[] = {"HUP",  "INT",  "QUIT", "TERM", "KILL",
+                                      "STOP", "CONT", "USR1", NULL};
+  static const int numbers[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,
+                                SIGKILL, SIGSTOP, SIGCONT, SIGUSR1};
+  if (lua_type(L, index) == LUA_TNUMBER) return (int)lua_tointeger(L, index);
+  return numbers[luaL_checkoption(L, index, NULL, names)];
+}
+
+/* spawn{ program, argument, …, env = { NAME = value or false }, stdin =, stdout =, stderr =,
+   death_signal = "KILL" }: starts a program without a shell and gives its pid. When this process
+   dies it gets the signal. The three are file names; output files are appended to. A program that
+   cannot be started exits with 127. */
 static int testkit_spawn(lua_State *L) {
   char **arguments;
   pid_t child;
+  int death_signal = SIGKILL;
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
   arguments = check_arguments(L);
+  lua_getfield(L, 1, "death_signal");
+  if (!lua_isnil(L, -1)) death_signal = check_signal(L, -1);
   lua_getfield(L, 1, "env");
   check_environment(L);
   fflush(NULL);
   child = fork_bound();
   if (child < 0) return push_failure(L, "fork");
   if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, death_signal);
     if (lua_istable(L, -1)) child_set_environment(L);
     child_redirect(L, "stdin", STDIN_FILENO, O_RDONLY);
     child_redirect(L, "stdout", STDOUT_FILENO, O_WRONLY | O_CREAT | O_APPEND);
@@ -382,13 +396,6 @@ static int testkit_waitpid(lua_State *L) {
 
 /* kill(pid, signal): the signal by its number, or by one of the names INT, TERM, KILL, STOP, CONT,
    USR1; 0 asks whether the process exists. */
-static int check_signal(lua_State *L, int index) {
-  static const char *const names[] = {"INT", "TERM", "KILL", "STOP", "CONT", "USR1", NULL};
-  static const int numbers[] = {SIGINT, SIGTERM, SIGKILL, SIGSTOP, SIGCONT, SIGUSR1};
-  if (lua_type(L, index) == LUA_TNUMBER) return (int)lua_tointeger(L, index);
-  return numbers[luaL_checkoption(L, index, NULL, names)];
-}
-
 static int testkit_kill(lua_State *L) {
   return push_result(L, kill((pid_t)luaL_checkinteger(L, 1), check_signal(L, 2)), "kill");
 }

@@ -1,0 +1,318 @@
+-- Puts a registry JWT on requests that nginx passes to a registry of IBM Cloud Private. Needs ngx_lua 0.10.21 or later
+-- (OpenResty 1.21.4), nginx built with threads, a lua_shared_dict and a thread_pool. The README's chapter "OpenResty and
+-- nginx" has the configuration.
+--
+-- authorize() looks for a token in the dict (gateway/store.lua) under a key (gateway/key.lua) of the request's credential
+-- (gateway/credential.lua) and scopes (gateway/scope.lua). If there is none, the request waits for a flight
+-- (gateway/flights.lua) that asks the endpoint in a thread (gateway/worker_thread.lua).
+
+local icptoken = require "icptoken"
+local answer = require "icptoken.gateway.answer"
+local clock = require "icptoken.gateway.clock"
+local credential_reader = require "icptoken.gateway.credential"
+local flights = require "icptoken.gateway.flights"
+local key = require "icptoken.gateway.key"
+local metrics = require "icptoken.gateway.metrics"
+local options_reader = require "icptoken.gateway.options"
+local scope_reader = require "icptoken.gateway.scope"
+local store = require "icptoken.gateway.store"
+
+local ngx = ngx
+local get_method = ngx.req.get_method
+local now = clock.now
+local split_credential = credential_reader.split
+
+local gateway = {}
+local gateway_methods = {}
+local gateway_meta = { __index = gateway_methods }
+
+-- A registry that refuses a key's token again and again costs one fetch in so many seconds.
+local DROP_SECONDS = 10
+
+-- Of an ICP cluster's identity provider.
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
+
+local function log(level, message)
+  ngx.log(level, "icptoken: ", message)
+end
+
+-- Where an error of a user's function was raised, without what it says, as that may hold a credential.
+local function find_place(problem)
+  return tostring(problem):match "^[^\n]-:%d+:" or "an unknown place:"
+end
+
+-- Calls an option that is a function. Returns whether it returned, and its first result.
+local function call_user(name, callback)
+  local ok, result = pcall(callback)
+  if ok then return true, result end
+  log(ngx.ERR, ("the function '%s' raised an error at %s its message is not shown"):format(name, find_place(result)))
+  return false
+end
+
+-- The scopes that the request needs, or nil and a code.
+local function compute_scope(self)
+  local callback = self.settings.scope
+  if not callback then
+    return scope_reader.compute(get_method(), ngx.var.request_uri, self.settings.delete_actions)
+  end
+  local ok, value = call_user("scope", callback)
+  if not ok then return nil, "internal" end
+  if value == nil then return nil, "name_invalid" end
+  local scopes = scope_reader.normalise(value)
+  if scopes then return scopes end
+  log(ngx.ERR, "the function 'scope' gave neither a list of scopes nor nil")
+  return nil, "internal"
+end
+
+-- The kind of the request's credential and the rest, or nil and a code.
+local function find_credential(self)
+  local callback = self.settings.credential
+  if not callback then
+    local value = ngx.var.http_authorization
+    local kind, rest = split_credential(value)
+    return kind, kind and rest or (value and value ~= "" and "invalid_credential" or "no_credential")
+  end
+  local ok, value = call_user("credential", callback)
+  if not ok then return nil, "internal" end
+  if value == nil then return nil, "no_credential" end
+  local kind, rest = credential_reader.from_table(value)
+  if kind then return kind, rest end
+  log(ngx.ERR, "the function 'credential' gave neither an ID token, nor a user name and password, nor nil")
+  return nil, "internal"
+end
+
+-- What to ask the endpoint, and when the credential ends on clock.now(); or nil and a failure.
+local function make_request(self, kind, rest, scopes, defaults)
+  local request, ends = credential_reader.read(kind, rest, self.settings.token_user)
+  if not request then return nil, ends end
+  request.service, request.account = defaults.service, defaults.account
+  request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
+  request.scope = scopes ~= "" and scopes or nil
+  return request, ends and now() + ends - clock.wall()
+end
+
+-- Has a token renewed that is good for a while. Returns how the current one is to be called.
+local function renew(self, name, end_at, kind, rest, scopes, defaults)
+  if self.store:is_paused(self.client.name) or self.store:is_paused(name) then return "stale" end
+  self.flights:renew(name, end_at, function() return make_request(self, kind, rest, scopes, defaults) end)
+  return "cached"
+end
+
+-- Finds or gets the token. Returns its Authorization value, where it is from, when it ends; or nil and a failure.
+local function obtain(self, base, kind, rest, scopes, defaults)
+  local name = key.compute(base, kind, rest, scopes)
+  local authorization, refresh_at, end_at = self.store:get_token(name)
+  if authorization then
+    if now() < refresh_at then return authorization, "cached", end_at, name end
+    return authorization, renew(self, name, end_at, kind, rest, scopes, defaults), end_at, name
+  end
+  local failure
+  authorization, failure = self.flights:obtain(name, function()
+    return make_request(self, kind, rest, scopes, defaults)
+  end)
+  if not authorization then return nil, failure end
+  return authorization, "fresh", nil, name
+end
+
+local function refuse(self, failure, scopes)
+  self.counters:add("requests", failure.code)
+  return answer.refuse(self.settings, failure, scopes, scope_reader.METHODS)
+end
+
+--- For access_by_lua: sets $icptoken_authorization to the JWT for just the access that this request needs, or answers the
+-- request as a registry would. Waits for a token that is not at hand, `timeout` seconds at most, without stopping the
+-- worker. $icptoken_key is for observe.
+function gateway_methods:authorize()
+  local scopes, code = compute_scope(self)
+  if not scopes then return refuse(self, { code = code }) end
+  local kind, rest = find_credential(self)
+  if not kind then return refuse(self, { code = rest }, scopes) end
+  local authorization, source, _, name = obtain(self, self.key_base, kind, rest, scopes, self.defaults)
+  if not authorization then return refuse(self, source, scopes) end
+  self.counters:add("requests", source)
+  ngx.var.icptoken_key = name
+  ngx.var.icptoken_authorization = authorization
+end
+
+-- The first Bearer challenge among the upstream's headers, or nil.
+local function read_challenge()
+  local value = ngx.header["WWW-Authenticate"]
+  if type(value) == "table" then value = table.concat(value, ", ") end
+  return value and icptoken.challenge(value)
+end
+
+-- The registry refused the token that authorize() set.
+local function drop_refused(self)
+  local name, authorization = ngx.var.icptoken_key, ngx.var.icptoken_authorization
+  if not name or name == "" then return end
+  if self.store:get_token(name) ~= authorization then return end
+  if not self.store:is_first("d" .. name, DROP_SECONDS) then return end
+  if not self.store:drop_token(name, authorization) then return end
+  self.counters:add "dropped"
+  log(ngx.NOTICE, ("key %s: the registry refused its token, which is dropped"):format(key.shorten(name)))
+end
+
+local function observe_refusal(self)
+  local challenge = read_challenge()
+  if challenge and challenge.error == "insufficient_scope" then
+    ngx.status = 403
+    ngx.header["WWW-Authenticate"] = nil
+    return
+  end
+  local is_refused = challenge and challenge.error == "invalid_token"
+  if is_refused then drop_refused(self) end
+  local scopes = compute_scope(self)
+  ngx.header["WWW-Authenticate"] =
+    answer.make_challenge(self.settings, scopes, is_refused and "invalid_token" or nil)
+end
+
+--- For header_filter_by_lua: replaces the challenge of every 401 by the gateway's own, forgets a token that the registry
+-- calls invalid, and gives insufficient scope as a 403. Never raises.
+function gateway_methods:observe()
+  if ngx.status ~= 401 then return end
+  local ok, problem = pcall(observe_refusal, self)
+  if not ok then log(ngx.ERR, "observe failed at " .. find_place(problem)) end
+end
+
+-- What goes with every question: the request's own, or else the gateway's.
+local function choose_defaults(settings, request)
+  local defaults = {}
+  for _, name in ipairs { "service", "account", "client_id", "offline_token" } do
+    local value = request[name]
+    if value == nil then value = settings[name] end
+    defaults[name] = value
+  end
+  return defaults
+end
+
+local function check_request(request)
+  if type(request) ~= "table" then error("gateway:token takes a table", 3) end
+  local scopes = scope_reader.normalise(request.scope or "")
+  if not scopes then error("gateway:token: scope must be a string or a list of strings", 3) end
+  local kind, rest = credential_reader.from_table(request)
+  if not kind then error("gateway:token: id_token, or username and password, are missing", 3) end
+  return kind, rest, scopes
+end
+
+--- A token, without an effect on the request. request: id_token, or username and password; scope (a string or a
+-- list), service, account, client_id, offline_token, which stand in for the gateway's options. Wherever nginx allows
+-- to wait (rewrite, access, content, timers). Returns the JWT and "cached", "stale" or "fresh"; or nil, message, code, and
+-- { retry_after = seconds or nil }.
+function gateway_methods:token(request)
+  local kind, rest, scopes = check_request(request)
+  local defaults = choose_defaults(self.settings, request)
+  local base = key.begin(self.client.name, key.fingerprint(defaults))
+  local authorization, source = obtain(self, base, kind, rest, scopes, defaults)
+  if authorization then return authorization:sub(8), source end
+  return nil, answer.describe(source), source.code, { retry_after = source.retry_after }
+end
+
+-- The answer of a token service whose token is this ID token.
+local function give_id_token(id_token, seconds)
+  return answer.give { token = id_token, access_token = id_token,
+    expires_in = math.max(1, math.floor(seconds or 60)), issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ") }
+end
+
+--- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service that
+-- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token that
+-- the gateway wants. Keeps nothing.
+function gateway_methods:login()
+  if get_method() ~= "GET" then
+    return answer.refuse(self.settings, { code = "method_not_allowed" }, nil, "GET")
+  end
+  local basic = { challenge = "basic", realm = self.settings.realm }
+  local kind, rest = split_credential(ngx.var.http_authorization)
+  if kind ~= "basic" then return answer.refuse(basic, { code = "no_credential" }) end
+  local request, ends = credential_reader.read(kind, rest, self.settings.token_user)
+  if not request then return answer.refuse(basic, ends) end
+  if request.id_token then return give_id_token(request.id_token, ends and ends - ngx.time()) end
+  for name, value in pairs(self.login_options) do request[name] = value end
+  local identity, failure = self.flights:log_in(request)
+  if not identity then return answer.refuse(basic, failure) end
+  return give_id_token(identity.token, identity.expires_at and identity.expires_at - now())
+end
+
+--- The numbers of this gateway and of any others that are passed, as Prometheus wants them (text, format 0.0.4).
+function gateway_methods:metrics(...)
+  local all = { self, ... }
+  local counters, paused, free, capacity = {}, {}, {}, {}
+  for i, one in ipairs(all) do
+    counters[i] = one.counters
+    paused[i] = one.store:is_paused(one.client.name) and 1 or 0
+    free[i], capacity[i] = one.dict:free_space(), one.dict:capacity()
+  end
+  return metrics.render(counters, {
+    { metric = "icptoken_endpoint_paused", help = "Whether renewals wait as the endpoint failed.", values = paused },
+    { metric = "icptoken_dict_free_bytes", help = "Free pages of the dict.", values = free },
+    { metric = "icptoken_dict_bytes", help = "Size of the dict.", values = capacity },
+  })
+end
+
+--- For init_worker_by_lua: begins work in this worker. Says once, in one line at level emerg, if the thread pool is
+-- missing.
+function gateway_methods:start()
+  self.counters:open_row(ngx.worker.id())
+  self.flights:start()
+end
+
+-- Raises what icptoken.new says of options that are wrong, and warms up libcurl before nginx starts its workers.
+local function check_client_options(client_options)
+  local ok, client, message = pcall(icptoken.new, client_options)
+  if not ok then
+    error("icptoken.gateway: " .. tostring(client):gsub("^bad argument #1 to '[^']*' %((.*)%)$", "%1"), 0)
+  end
+  if not client then error("icptoken.gateway: " .. message, 0) end
+  client:close()
+end
+
+local function find_dict(name)
+  local dict = ngx.shared[name]
+  if dict then return dict end
+  error(("icptoken.gateway: there is no dict: add \"lua_shared_dict %s 16m;\" to the http part of nginx.conf")
+    :format(name), 0)
+end
+
+-- The client that asks for this gateway, in the threads of all workers.
+local function describe_client(client_options)
+  local port = client_options.port
+  local url = client_options.url or "https://" .. client_options.host .. (port and ":" .. port or "")
+  return { name = key.fingerprint(client_options), options = client_options, url = url:match "^[^?]*" }
+end
+
+-- The same cluster's identity provider: it is reached as the image manager is, at a path of its own.
+local function derive_login_options(client_options)
+  local derived = {}
+  for name, value in pairs(client_options) do derived[name] = value end
+  derived.path, derived.anonymous, derived.timeout = nil, nil, nil
+  if derived.url then derived.url = derived.url:match "^%a+://[^/?]+" .. LOGIN_PATH end
+  return derived
+end
+
+local function new_counters(name)
+  local request_codes, fetch_codes = answer.list_codes()
+  return metrics.new(name, ngx.worker.count(), {
+    requests = { "cached", "fresh", "stale", unpack(request_codes) }, fetches = { "ok", unpack(fetch_codes) },
+  })
+end
+
+--- A gateway, for init_by_lua. options: those of icptoken.new for endpoint, TLS and network, and those of the README's
+-- table. Raises on a wrong one, and where nginx lacks threads or the dict.
+function gateway.new(options)
+  if not ngx.run_worker_thread then
+    error("icptoken.gateway: this nginx has no ngx.run_worker_thread: it takes ngx_lua 0.10.21 or later and an nginx "
+      .. "built --with-threads", 0)
+  end
+  local settings, client_options = options_reader.read(options)
+  client_options.anonymous, client_options.timeout = true, settings.timeout
+  check_client_options(client_options)
+  local self = { settings = settings, dict = find_dict(settings.dict), client = describe_client(client_options),
+    login_options = derive_login_options(client_options), defaults = choose_defaults(settings, {}) }
+  settings.client = self.client
+  self.key_base = key.begin(self.client.name, key.fingerprint(self.defaults))
+  self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
+  self.store = store.new(self.dict, function() self.counters:add "evictions" end)
+  self.flights = flights.new(settings, self.store, self.counters, log)
+  return setmetatable(self, gateway_meta)
+end
+
+return gateway

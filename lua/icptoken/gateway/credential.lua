@@ -1,0 +1,66 @@
+-- Who asks. A request brings an ID token (RFC 6750) or a user name and a password (RFC 7617) in its Authorization
+-- header. On the way to a cached token only `split` runs; the rest is looked at when the endpoint is to be asked.
+
+local icptoken = require "icptoken"
+
+local byte, sub = string.byte, string.sub
+local find_regex = ngx.re.find
+
+local credential = {}
+
+local SPACE = 32
+local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
+-- RFC 7617 section 2: no control characters; and no colon in the name, which `:` below sees to.
+local CONTROL = "%c"
+
+--- Splits an Authorization value into "bearer" or "basic" and the rest; nil for any other.
+function credential.split(value)
+  if not value then return nil end
+  if sub(value, 1, 7) == "Bearer " and byte(value, 8) ~= SPACE then return "bearer", sub(value, 8) end
+  if sub(value, 1, 6) == "Basic " and byte(value, 7) ~= SPACE then return "basic", sub(value, 7) end
+  local scheme, rest = value:match "^ *(%a+) +([^ ].-) *$"
+  scheme = scheme and scheme:lower()
+  if scheme == "bearer" or scheme == "basic" then return scheme, rest end
+  return nil
+end
+
+--- Splits what a user's function gave into a kind and the rest: { id_token = } or { username =, password = }.
+function credential.from_table(value)
+  if type(value) ~= "table" then return nil end
+  if type(value.id_token) == "string" then return "bearer", value.id_token end
+  if type(value.username) == "string" and type(value.password) == "string" then
+    -- not "basic": `token_user` is for clients
+    return "password", ngx.encode_base64(value.username .. ":" .. value.password)
+  end
+  return nil
+end
+
+-- Some ID tokens of ICP carry an exp that equals their iat; it means nothing.
+local function read_end(id_token)
+  local jwt = icptoken.decode(id_token)
+  local claims = jwt and jwt.claims
+  if type(claims) ~= "table" or type(claims.exp) ~= "number" then return nil end
+  if type(claims.iat) == "number" and claims.exp <= claims.iat then return nil end
+  return claims.exp
+end
+
+local function read_id_token(id_token)
+  if not find_regex(id_token, ID_TOKEN, "jo") then return nil, { code = "invalid_credential" } end
+  local ends = read_end(id_token)
+  if ends and ends <= ngx.time() then return nil, { code = "unauthorized" } end
+  return { id_token = id_token }, ends
+end
+
+--- What icptoken is to be given for a split credential: { id_token = } or { username =, password = }, and when the ID
+-- token ends, in seconds since 1970 (nil where it does not say). Or nil and a failure. token_user: the Basic user name
+-- whose password is an ID token, or nil.
+function credential.read(kind, rest, token_user)
+  if kind == "bearer" then return read_id_token(rest) end
+  local decoded = ngx.decode_base64(rest)
+  local username, password = (decoded or ""):match "^([^:]*):(.*)$"
+  if not username or decoded:find(CONTROL) then return nil, { code = "invalid_credential" } end
+  if kind == "basic" and username == token_user then return read_id_token(password) end
+  return { username = username, password = password }
+end
+
+return credential

@@ -1,0 +1,57 @@
+-- What runs in a thread of nginx, in a Lua state of its own without requests: the only place where the gateway waits
+-- for the network. Arguments and results are copied from state to state, so they are plain data.
+
+local icptoken = require "icptoken"
+local clock = require "icptoken.gateway.clock"
+
+local worker_thread = {}
+
+-- One client a gateway, which keeps its connection.
+local clients = {}
+
+local function get_client(gateway, options)
+  local client = clients[gateway]
+  if client then return client end
+  local message, code, details
+  client, message, code, details = icptoken.new(options)
+  clients[gateway] = client
+  return client, message, code, details
+end
+
+--- Makes a client, so that the first request does not pay for it.
+function worker_thread.warm(gateway, options)
+  local client, message, code = get_client(gateway, options)
+  return client ~= nil, message, code
+end
+
+-- Shortly before its end a token is not handed out any more: a tenth of its life, 10 s at most, and a second at least
+-- as servers write whole seconds, but never more than half of its life. The rule of the module's own cache.
+local function compute_leeway(life)
+  return math.max(math.min(10, life / 10), math.min(1, life / 2))
+end
+
+--- Asks the endpoint. gateway names the client, whose options these are. Returns the token, and on clock.now() when to
+-- renew it, until when to use it, and when it ends; or nil, message, code, details.
+function worker_thread.fetch(gateway, options, request)
+  local client, message, code, details = get_client(gateway, options)
+  if not client then return nil, message, code, details end
+  local answer
+  answer, message, code, details = client:fetch(request)
+  if not answer then return nil, message, code, details end
+  -- the module's times are on the wall clock, which counts from here on no more
+  local offset = clock.now() - clock.wall()
+  local expires_at = answer.expires_at + offset
+  return { token = answer.token, refresh_at = answer.refresh_at + offset, expires_at = expires_at,
+    end_at = expires_at - compute_leeway(answer.expires_at - clock.wall()) }
+end
+
+--- Logs in with user name and password at the cluster's identity provider. Returns the ID token and, where it is known,
+-- when it ends on clock.now(); or nil, message, code, details.
+function worker_thread.login(_, options)
+  local identity, message, code, details = icptoken.login(options)
+  if not identity then return nil, message, code, details end
+  local expires_at = identity.expires_at and identity.expires_at + clock.now() - clock.wall()
+  return { token = identity.id_token, expires_at = expires_at }
+end
+
+return worker_thread

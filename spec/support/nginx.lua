@@ -1,0 +1,150 @@
+-- A real nginx of a spec's own: its configuration, its directory, its processes. It runs in the foreground as a child of
+-- this process, so nothing is left behind when a spec dies; the master ends its workers.
+
+local files = require "support.files"
+local socket = require "socket"
+local testkit = require "testkit"
+
+local nginx = {}
+local nginx_methods = {}
+local nginx_meta = { __index = nginx_methods }
+
+local START_SECONDS = 30
+local STOP_SECONDS = 20
+local ATTEMPTS = 5
+
+-- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else. @DIR@ is the directory, @PORT…@ a free port.
+local MAIN = [[
+daemon off;
+user root;
+master_process on;
+worker_processes %d;
+pid @DIR@/nginx.pid;
+error_log @DIR@/error.log %s;
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+%s
+events { worker_connections 8192; }
+http {
+  access_log off;
+  client_body_temp_path @DIR@/body;
+  proxy_temp_path @DIR@/proxy;
+  fastcgi_temp_path @DIR@/fastcgi;
+  uwsgi_temp_path @DIR@/uwsgi;
+  scgi_temp_path @DIR@/scgi;
+  large_client_header_buffers 4 32k;
+  lua_package_path "@ROOT@/lua/?.lua;;";
+  lua_package_cpath "@ROOT@/build/luajit/?.so;;";
+%s
+}
+]]
+
+local function make_directory()
+  local process = assert(io.popen("mktemp -d && pwd"))
+  local dir, root = process:read "*l", process:read "*l"
+  process:close()
+  return dir, root
+end
+
+--- A port that is free now.
+function nginx.find_free_port()
+  local server = assert(socket.bind("127.0.0.1", 0))
+  local _, port = server:getsockname()
+  server:close()
+  return tonumber(port)
+end
+
+-- Each @PORT…@ becomes one free port, the same wherever the name stands again.
+local function fill_in(self, text)
+  text = text:gsub("@DIR@", self.dir):gsub("@ROOT@", self.root)
+  return (text:gsub("@(PORT%w*)@", function(name)
+    self.ports[name] = self.ports[name] or nginx.find_free_port()
+    return tostring(self.ports[name])
+  end))
+end
+
+local function can_connect(port)
+  local connection = socket.connect("127.0.0.1", port)
+  if connection then connection:close() end
+  return connection ~= nil
+end
+
+-- Waits until it answers; nil and the log when it ended instead.
+local function await_start(self)
+  local deadline = testkit.monotonic() + START_SECONDS
+  local _, port = next(self.ports)
+  repeat
+    if testkit.waitpid(self.pid, 0.02) ~= "running" then return nil, self:log() end
+    if can_connect(port) then return true end
+  until testkit.monotonic() > deadline
+  return nil, "no answer\n" .. self:log()
+end
+
+local function launch(self)
+  self.ports = {}
+  files.write(self.dir .. "/nginx.conf", fill_in(self, self.configuration))
+  self.pid = assert(testkit.spawn { "nginx", "-p", self.dir, "-c", self.dir .. "/nginx.conf", "-e",
+    self.dir .. "/error.log", stdin = "/dev/null", stdout = self.dir .. "/output", stderr = self.dir .. "/output",
+    death_signal = "TERM" })
+  return await_start(self)
+end
+
+--- Starts one and waits until it answers. options: `http` (text inside http {}), `main` (text outside), `workers` (2),
+-- `log_level` ("notice"). Fields: pid (of the master), dir, ports (by the names in the text), port.
+function nginx.start(options)
+  local self = setmetatable({}, nginx_meta)
+  self.dir, self.root = make_directory()
+  self.configuration = MAIN:format(options.workers or 2, options.log_level or "notice", options.main or "", options.http)
+  local problem
+  for _ = 1, ATTEMPTS do
+    local started
+    started, problem = launch(self)
+    if started then
+      self.port = self.ports.PORT
+      return self
+    end
+    if not problem:find "Address already in use" then break end
+  end
+  os.execute("rm -rf " .. self.dir)
+  error("nginx did not start: " .. problem, 2)
+end
+
+--- error.log so far.
+function nginx_methods:log()
+  local file = io.open(self.dir .. "/error.log", "rb")
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  return text .. files.read(self.dir .. "/output")
+end
+
+--- The process numbers of the master's children that still run, in the order of their start.
+function nginx_methods:workers()
+  local process = assert(io.popen("pgrep -P " .. self.pid))
+  local pids = {}
+  for line in process:lines() do pids[#pids + 1] = tonumber(line) end
+  process:close()
+  return pids
+end
+
+--- Reads the configuration anew, with another `http` part if one is given. Does not wait.
+function nginx_methods:reload(configuration)
+  if configuration then files.write(self.dir .. "/nginx.conf", fill_in(self, configuration)) end
+  testkit.kill(self.pid, "HUP")
+end
+
+--- Ends it, and waits until it is gone. Returns whether it went by itself.
+function nginx_methods:stop()
+  if not self.pid then return true end
+  testkit.kill(self.pid, "TERM")
+  local ended = testkit.waitpid(self.pid, STOP_SECONDS) ~= "running"
+  if not ended then
+    for _, pid in ipairs(self:workers()) do testkit.kill(pid, "KILL") end
+    testkit.kill(self.pid, "KILL")
+    testkit.waitpid(self.pid)
+  end
+  self.pid = nil
+  os.execute("rm -rf " .. self.dir)
+  return ended
+end
+
+return nginx
