@@ -42,7 +42,7 @@ endif
 SOURCES := lua_icptoken.c $(sort $(wildcard src/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 MODULE := $(BUILD)/icptoken.so
-LUA_FILES := $(wildcard lua/icptoken/*.lua)
+LUA_FILES := $(patsubst lua/%,%,$(wildcard lua/icptoken/*.lua lua/icptoken/*/*.lua))
 RUN = LUA_PATH='lua/?.lua;;' LUA_CPATH='$(BUILD)/?.so;;'
 
 all: $(MODULE) ## build the module for $(LUA) in build/
@@ -75,6 +75,13 @@ demo: ## get a token from the fake ICP, starting from nothing
 run-demo: all
 	@$(RUN) $(LUA) examples/demo.lua
 
+demo-gateway: ## an image through nginx with the hook, from and to a real registry
+	@scripts/setup demo-gateway
+	@$(MAKE) --no-print-directory LUA=luajit run-demo-gateway
+
+run-demo-gateway: all
+	@LUA_PATH='lua/?.lua;spec/?.lua;;' LUA_CPATH='$(BUILD)/?.so;;' luajit examples/nginx/demo.lua
+
 stub: ## run the fake ICP over HTTPS until Ctrl-C
 	@scripts/setup demo
 	@luajit stub/icp.lua
@@ -94,6 +101,10 @@ valgrind: ## the specs under valgrind: all on Lua 5.4, a short list on LuaJIT
 	@scripts/specs valgrind lua5.4 $(SPEC)
 	@scripts/specs valgrind luajit $(or $(SPEC),--tags=short)
 
+valgrind-gateway: ## a short load on nginx with the hook, under valgrind
+	@scripts/setup test
+	@scripts/valgrind-gateway
+
 fuzz: ## fuzz each parser for FUZZ_SECONDS
 	@scripts/fuzz $(FUZZ_SECONDS)
 
@@ -107,10 +118,14 @@ bench: ## compare with bare libcurl and with other Lua clients
 	@scripts/setup bench
 	@bench/run
 
+bench-gateway: ## the hook beside plain nginx, and cold fetches a second
+	@scripts/setup bench
+	@bench/gateway/run
+
 install: all ## install into PREFIX, below DESTDIR
-	install -d '$(DESTDIR)$(INST_LIBDIR)' '$(DESTDIR)$(INST_LUADIR)/icptoken'
+	install -d '$(DESTDIR)$(INST_LIBDIR)' $(sort $(foreach file,$(LUA_FILES),'$(DESTDIR)$(INST_LUADIR)/$(dir $(file))'))
 	install -m 755 $(MODULE) '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
-	$(if $(LUA_FILES),install -m 644 $(LUA_FILES) '$(DESTDIR)$(INST_LUADIR)/icptoken/')
+	for file in $(LUA_FILES); do install -m 644 "lua/$$file" '$(DESTDIR)$(INST_LUADIR)'/"$$file" || exit; done
 
 uninstall: ## remove what install put there
 	rm -f '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
@@ -120,7 +135,7 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-.PHONY: all for-specs setup demo run-demo stub test spec asan valgrind fuzz lint format bench install \
-  uninstall clean help
+.PHONY: all for-specs setup demo run-demo demo-gateway run-demo-gateway stub test spec asan valgrind \
+  valgrind-gateway fuzz lint format bench bench-gateway install uninstall clean help

@@ -59,6 +59,17 @@ build = {
       libdirs = { "$(CURL_LIBDIR)" },
       libraries = { "curl" },
     },
+    ["icptoken.gateway"] = "lua/icptoken/gateway.lua",
+    ["icptoken.gateway.answer"] = "lua/icptoken/gateway/answer.lua",
+    ["icptoken.gateway.clock"] = "lua/icptoken/gateway/clock.lua",
+    ["icptoken.gateway.credential"] = "lua/icptoken/gateway/credential.lua",
+    ["icptoken.gateway.flights"] = "lua/icptoken/gateway/flights.lua",
+    ["icptoken.gateway.key"] = "lua/icptoken/gateway/key.lua",
+    ["icptoken.gateway.metrics"] = "lua/icptoken/gateway/metrics.lua",
+    ["icptoken.gateway.options"] = "lua/icptoken/gateway/options.lua",
+    ["icptoken.gateway.scope"] = "lua/icptoken/gateway/scope.lua",
+    ["icptoken.gateway.store"] = "lua/icptoken/gateway/store.lua",
+    ["icptoken.gateway.worker_thread"] = "lua/icptoken/gateway/worker_thread.lua",
   },
 }
 test = {

@@ -91,6 +91,20 @@ describe("the module", function()
     end
   end)
 
+  it("brings every Lua file along", function()
+    for _, path in ipairs { "icptoken-scm-0.rockspec",
+      "rockspecs/icptoken-" .. icptoken._VERSION .. "-1.rockspec" } do
+      local modules = rockspec(path).build.modules
+      modules.icptoken = nil
+      for _, file in ipairs(lines_of "find lua -name '*.lua'") do
+        local name = file:match "^lua/(.*)%.lua$":gsub("/", ".")
+        assert.equal(file, modules[name], path)
+        modules[name] = nil
+      end
+      assert.is_nil(next(modules), path)
+    end
+  end)
+
   it("exports luaopen_icptoken and nothing else", function()
     local own = {}
     for _, line in ipairs(lines_of("nm -D --defined-only " .. plain_build() .. "/icptoken.so")) do
@@ -171,6 +185,13 @@ describe("the documents", function()
       assert.matches("| `" .. code .. "` |", readme, 1, true)
       assert.matches('"' .. code .. '"', types, 1, true)
     end
+  end)
+
+  it("know the gateway's answer to every error code", function()
+    local codes = error_codes()
+    codes[#codes + 1] = "internal"
+    table.sort(codes)
+    assert.same(codes, (select(2, require "icptoken.gateway.answer".list_codes())))
   end)
 
   it("name every option, where it may stand, and no other", function()

@@ -78,7 +78,7 @@ end
 
 local exit = os.exit
 
--- Without files all in spec/ run, but not those in its directories: spec/gateway starts servers that need one runtime only.
+-- Without files all in spec/ run, but not those in its directories: spec/gateway is for one runtime only.
 table.insert(arg, 1, "--no-recursive")
 
 local function run_busted()

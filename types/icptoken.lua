@@ -263,4 +263,82 @@ function icptoken.challenge(value) end
 ---@return icptoken.Details? details
 function icptoken.decode(jwt) end
 
+---Options of a gateway: these, and those of icptoken.Options for endpoint, TLS and network.
+---@class icptoken.GatewayOptions: icptoken.Options
+---@field service? string
+---@field account? string
+---@field client_id? string
+---@field offline_token? boolean
+---@field timeout? number seconds that a request waits for its token, 10
+---@field max_inflight? integer questions to the cluster under way, a worker; 8
+---@field max_queue? integer keys that may wait, a worker; 1000
+---@field error_ttl? number seconds for which a refusal is remembered, 5
+---@field challenge? "basic"|"bearer"
+---@field realm? string of the challenge; with "bearer" a URL
+---@field token_user? string a Basic user name whose password is an ID token
+---@field delete_actions? string "delete,*"
+---@field credential? fun(): icptoken.GatewayCredential? instead of the Authorization header
+---@field scope? fun(): (string[]|string)? instead of what method and path say
+---@field name? string label of the metrics
+---@field dict? string name of the lua_shared_dict, "icptoken"
+---@field thread_pool? string name of the thread_pool, "icptoken"
+
+---An ID token, or user name and password.
+---@class icptoken.GatewayCredential
+---@field id_token? string
+---@field username? string
+---@field password? string
+
+---@class icptoken.GatewayRequest: icptoken.GatewayCredential
+---@field scope? string|string[]
+---@field service? string
+---@field account? string
+---@field client_id? string
+---@field offline_token? boolean
+
+---@alias icptoken.GatewayCode icptoken.Code
+---| "no_credential"      # the request brings none
+---| "name_invalid"       # no endpoint of the registry API
+---| "method_not_allowed" # no method of the registry API
+---| "queue_full"         # max_queue
+---| "not_started"        # start() was not called, or the thread pool is missing
+---| "internal"           # a fault of the gateway, or of a function in its options
+
+---What require "icptoken.gateway" gives; runs in nginx only.
+---@class icptoken.GatewayModule
+local gateway_module = {}
+
+---In init_by_lua. Raises on a wrong option.
+---@param options icptoken.GatewayOptions
+---@return icptoken.Gateway
+function gateway_module.new(options) end
+
+---@class icptoken.Gateway
+local gateway = {}
+
+---In init_worker_by_lua: begins work.
+function gateway:start() end
+
+---In access_by_lua: sets $icptoken_authorization, or answers the request.
+function gateway:authorize() end
+
+---In header_filter_by_lua: replaces the challenge of a 401 and drops refused tokens.
+function gateway:observe() end
+
+---A token without an effect on the request.
+---@param request icptoken.GatewayRequest
+---@return string? jwt
+---@return "cached"|"stale"|"fresh"|string source or the message
+---@return icptoken.GatewayCode? code
+---@return { retry_after?: number }? details
+function gateway:token(request) end
+
+---In content_by_lua: the token service of challenge = "bearer".
+function gateway:login() end
+
+---Text for Prometheus.
+---@param ... icptoken.Gateway further ones
+---@return string
+function gateway:metrics(...) end
+
 return icptoken

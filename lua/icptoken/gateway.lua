@@ -1,9 +1,9 @@
--- Puts a registry JWT on requests that nginx passes to a registry of IBM Cloud Private. Needs ngx_lua 0.10.21 or later
--- (OpenResty 1.21.4), nginx built with threads, a lua_shared_dict and a thread_pool. The README's chapter "OpenResty and
--- nginx" has the configuration.
+-- Puts a registry JWT on requests that nginx passes to a registry of IBM Cloud Private. Needs ngx_lua 0.10.21 or
+-- later (OpenResty 1.21.4), nginx built with threads, a lua_shared_dict and a thread_pool. The README's chapter
+-- "OpenResty and nginx" has the configuration.
 --
--- authorize() looks for a token in the dict (gateway/store.lua) under a key (gateway/key.lua) of the request's credential
--- (gateway/credential.lua) and scopes (gateway/scope.lua). If there is none, the request waits for a flight
+-- authorize() looks for a token in the dict (gateway/store.lua) under a key (gateway/key.lua) of the request's
+-- credential (gateway/credential.lua) and scopes (gateway/scope.lua). If there is none, the request waits for a flight
 -- (gateway/flights.lua) that asks the endpoint in a thread (gateway/worker_thread.lua).
 
 local icptoken = require "icptoken"
@@ -119,9 +119,9 @@ local function refuse(self, failure, scopes)
   return answer.refuse(self.settings, failure, scopes, scope_reader.METHODS)
 end
 
---- For access_by_lua: sets $icptoken_authorization to the JWT for just the access that this request needs, or answers the
--- request as a registry would. Waits for a token that is not at hand, `timeout` seconds at most, without stopping the
--- worker. $icptoken_key is for observe.
+--- For access_by_lua: sets $icptoken_authorization to the JWT for just the access that this request needs, or answers
+-- the request as a registry would. Waits for a token that is not at hand, `timeout` seconds at most, without stopping
+-- the worker. $icptoken_key is for observe.
 function gateway_methods:authorize()
   local scopes, code = compute_scope(self)
   if not scopes then return refuse(self, { code = code }) end
@@ -166,8 +166,8 @@ local function observe_refusal(self)
     answer.make_challenge(self.settings, scopes, is_refused and "invalid_token" or nil)
 end
 
---- For header_filter_by_lua: replaces the challenge of every 401 by the gateway's own, forgets a token that the registry
--- calls invalid, and gives insufficient scope as a 403. Never raises.
+--- For header_filter_by_lua: replaces the challenge of every 401 by the gateway's own, forgets a token that the
+-- registry calls invalid, and gives insufficient scope as a 403. Never raises.
 function gateway_methods:observe()
   if ngx.status ~= 401 then return end
   local ok, problem = pcall(observe_refusal, self)
@@ -196,8 +196,8 @@ end
 
 --- A token, without an effect on the request. request: id_token, or username and password; scope (a string or a
 -- list), service, account, client_id, offline_token, which stand in for the gateway's options. Wherever nginx allows
--- to wait (rewrite, access, content, timers). Returns the JWT and "cached", "stale" or "fresh"; or nil, message, code, and
--- { retry_after = seconds or nil }.
+-- to wait (rewrite, access, content, timers). Returns the JWT and "cached", "stale" or "fresh"; or nil, message, code,
+-- and { retry_after = seconds or nil }.
 function gateway_methods:token(request)
   local kind, rest, scopes = check_request(request)
   local defaults = choose_defaults(self.settings, request)
@@ -214,8 +214,8 @@ local function give_id_token(id_token, seconds)
 end
 
 --- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service that
--- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token that
--- the gateway wants. Keeps nothing.
+-- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token
+-- that the gateway wants. Keeps nothing.
 function gateway_methods:login()
   if get_method() ~= "GET" then
     return answer.refuse(self.settings, { code = "method_not_allowed" }, nil, "GET")

@@ -77,8 +77,8 @@ local HTTP = [[
 %s
 ]]
 
---- The http part of a configuration. options: `gateway` (a table of options, or Lua text of one, that is merged with the
--- stub's endpoint), `stub`, `upstream`, `dict` ("4m"), `locations` and `servers` (more text).
+--- The http part of a configuration. options: `gateway` (a table of options that is added to the stub's endpoint, or
+-- Lua text of a whole one), `stub`, `upstream`, `dict` ("4m"), `locations` and `servers` (more text).
 function gateway.configure(options)
   local text = options.gateway
   if type(text) ~= "string" then

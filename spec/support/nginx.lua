@@ -1,5 +1,5 @@
--- A real nginx of a spec's own: its configuration, its directory, its processes. It runs in the foreground as a child of
--- this process, so nothing is left behind when a spec dies; the master ends its workers.
+-- A real nginx of a spec's own: its configuration, its directory, its processes. It runs in the foreground as a child
+-- of this process, so nothing is left behind when a spec dies; the master ends its workers.
 
 local files = require "support.files"
 local socket = require "socket"
@@ -13,7 +13,8 @@ local START_SECONDS = 30
 local STOP_SECONDS = 20
 local ATTEMPTS = 5
 
--- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else. @DIR@ is the directory, @PORT…@ a free port.
+-- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else.
+-- @DIR@ is the directory, @ROOT@ this repository, @PORT…@ a free port.
 local MAIN = [[
 daemon off;
 user root;
@@ -94,7 +95,8 @@ end
 function nginx.start(options)
   local self = setmetatable({}, nginx_meta)
   self.dir, self.root = make_directory()
-  self.configuration = MAIN:format(options.workers or 2, options.log_level or "notice", options.main or "", options.http)
+  self.configuration = MAIN:format(options.workers or 2, options.log_level or "notice", options.main or "",
+    options.http)
   local problem
   for _ = 1, ATTEMPTS do
     local started

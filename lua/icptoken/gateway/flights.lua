@@ -141,6 +141,7 @@ local function call_thread(self, flight, name, options, request)
     if is_busy then ngx.sleep(POLL_SECONDS) end
   until not is_busy or not is_wanted(flight)
   if ok and answer then return answer end
+  if not is_wanted(flight) then return nil, { code = "timeout" } end
   if not ok then
     self.log(ngx.ERR, "the worker thread failed: " .. tostring(answer))
     return nil, { code = "internal" }
@@ -379,17 +380,21 @@ local function turn_cold(self, flight)
   if flight.queue then enqueue(self, flight) end
 end
 
+-- A new flight that somebody will wait for; nil and a failure where there can be none.
+local function begin_cold(self, name, make_request)
+  local request, credential_end = make_request()
+  if not request then return nil, credential_end end
+  local failure = self.store:get_refusal(name) or find_obstacle(self)
+  if failure then return nil, failure end
+  return add_flight(self, { ask = "fetch", key = name, request = request, credential_end = credential_end })
+end
+
 --- Waits for a key's token. Returns its Authorization value, or nil and a failure. make_request is called for a new
 -- question; it returns the request and when the credential ends (or nil), or nil and a failure.
 function flights_methods:obtain(name, make_request)
-  local flight, failure = self.by_key[name], nil
+  local flight, failure = self.by_key[name]
   if not flight then
-    local request, credential_end = make_request()
-    if not request then return nil, credential_end end
-    failure = self.store:get_refusal(name) or find_obstacle(self)
-    if failure then return nil, failure end
-    flight, failure = add_flight(self, { ask = "fetch", key = name, request = request,
-      credential_end = credential_end })
+    flight, failure = begin_cold(self, name, make_request)
     if not flight then return nil, failure end
   elseif flight.renewed_end then
     turn_cold(self, flight)
