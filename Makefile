@@ -79,7 +79,7 @@ demo-gateway: ## an image through nginx with the hook, from and to a real regist
 	@scripts/setup demo-gateway
 	@$(MAKE) --no-print-directory LUA=luajit run-demo-gateway
 
-run-demo-gateway: all
+run-demo-gateway: all $(BUILD)/testkit.so
 	@LUA_PATH='lua/?.lua;spec/?.lua;;' LUA_CPATH='$(BUILD)/?.so;;' luajit examples/nginx/demo.lua
 
 stub: ## run the fake ICP over HTTPS until Ctrl-C

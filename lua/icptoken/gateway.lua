@@ -272,11 +272,13 @@ local function find_dict(name)
     :format(name), 0)
 end
 
--- The client that asks for this gateway, in the threads of all workers.
+-- The client that asks for this gateway, in the threads of all workers. Its name begins all keys, so with another
+-- version or other options nothing is found that the last left in the dict.
 local function describe_client(client_options)
   local port = client_options.port
   local url = client_options.url or "https://" .. client_options.host .. (port and ":" .. port or "")
-  return { name = key.fingerprint(client_options), options = client_options, url = url:match "^[^?]*" }
+  local name = key.fingerprint { icptoken._VERSION, client_options }
+  return { name = name, options = client_options, url = url:match "^[^?]*" }
 end
 
 -- The same cluster's identity provider: it is reached as the image manager is, at a path of its own.

@@ -10,7 +10,7 @@ local START_SECONDS = 30
 local CONFIGURATION = [[
 version: 0.1
 log: { level: info, accesslog: { disabled: true } }
-storage: { inmemory: {} }
+storage: { inmemory: {}, delete: { enabled: true } }
 http: { addr: "127.0.0.1:0" }
 auth:
   token: { realm: "%s", service: %s, issuer: registry-token-issuer, rootcertbundle: "%s" }
@@ -34,7 +34,7 @@ function registry.start(options)
   local configuration, log = os.tmpname(), os.tmpname()
   files.write(configuration, CONFIGURATION:format(options.realm, options.service, options.certificate))
   local pid = assert(testkit.spawn { "docker-registry", "serve", configuration, stdin = "/dev/null", stdout = log,
-    stderr = log, env = { OTEL_TRACES_EXPORTER = "none" } })
+    stderr = log, env = { OTEL_TRACES_EXPORTER = "none", REGISTRY_AUTH_FILE = false } })
   local started = {}
 
   function started.stop()

@@ -10,7 +10,8 @@ local credential = {}
 
 local SPACE = 32
 local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
--- RFC 7617 section 2: no control characters; and no colon in the name, which `:` below sees to.
+-- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first. skopeo sends both parts
+-- empty where it has no credential.
 local CONTROL = "%c"
 
 --- Splits an Authorization value into "bearer" or "basic" and the rest; nil for any other.
@@ -58,7 +59,9 @@ function credential.read(kind, rest, token_user)
   if kind == "bearer" then return read_id_token(rest) end
   local decoded = ngx.decode_base64(rest)
   local username, password = (decoded or ""):match "^([^:]*):(.*)$"
-  if not username or decoded:find(CONTROL) then return nil, { code = "invalid_credential" } end
+  if not username or username == "" or password == "" or decoded:find(CONTROL) then
+    return nil, { code = "invalid_credential" }
+  end
   if kind == "basic" and username == token_user then return read_id_token(password) end
   return { username = username, password = password }
 end

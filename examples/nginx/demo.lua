@@ -1,0 +1,337 @@
+-- The gateway at work, from nothing: the fake ICP that ships with the project, a real registry that takes its tokens
+-- only, and before it nginx with the nginx.conf of this directory. An image goes in and comes out through the gateway.
+-- `make demo-gateway` runs this. All that it starts and writes is gone when it ends, also when Ctrl-C ends it.
+local here = arg[0]:match "^(.*)/[^/]*$" or "."
+package.path = here .. "/?.lua;spec/?.lua;" .. package.path
+
+local files = require "support.files"
+local find_free_port = require "support.nginx".find_free_port
+local image = require "image"
+local interpreter = require "support.interpreter"
+local mime = require "mime"
+local signal = require "cqueues.signal"
+local socket = require "socket"
+local stub = require "support.stub"
+local testkit = require "testkit"
+
+local PROGRAMS = { "curl", "docker-registry", "gzip", "nginx", "skopeo", "tar" }
+local PLACES = ":/usr/local/sbin:/usr/sbin" -- nginx is there, which is not on everybody's PATH
+local CLUSTER = "mycluster.icp" -- a name of the stub's certificate
+local REPOSITORY = "demo/hello"
+local IMAGE_BYTES = 300000
+local START_SECONDS = 30
+local STEP_SECONDS = 60
+local STOP_SECONDS = 10
+local PORT_ATTEMPTS = 5
+
+-- What clean_up ends and removes.
+local directory
+local icp
+local programs = {}
+
+-- Signals wait until pause looks for them, so that the end is in order. SIGPIPE: who read this story has left.
+local SIGNALS = { signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE }
+signal.block(unpack(SIGNALS))
+local interruption = signal.listen(unpack(SIGNALS))
+
+local function pause(seconds)
+  local number = interruption:wait(seconds)
+  if number then error(("interrupted (%s)"):format(signal.strsignal(number)), 0) end
+end
+
+local function say(text, ...)
+  print(text:format(...))
+  io.stdout:flush()
+end
+
+local function show(text)
+  for line in text:gsub("\r", ""):gmatch "[^\n]+" do say("   %s", line) end
+end
+
+local function in_directory(name)
+  return directory .. "/" .. name
+end
+
+-- The first line that a shell command prints.
+local function ask_shell(command)
+  local process = assert(io.popen(command))
+  local line = process:read "*l"
+  process:close()
+  return line
+end
+
+-- Replaces a plain text wherever it stands, which must be somewhere.
+local function replace(text, old, new)
+  local replaced, count = text:gsub(old:gsub("%p", "%%%0"), (new:gsub("%%", "%%%%")))
+  if count > 0 then return replaced end
+  error(("the demo replaces '%s' in nginx.conf, but it is not there"):format(old), 0)
+end
+
+-- No proxies, as all is on this machine. docker-registry takes any REGISTRY_… for its configuration. skopeo keeps
+-- notes of what it saw where, for root in /var/lib unless it takes itself for somebody else.
+local function make_environment()
+  local environment = { PATH = os.getenv "PATH" .. PLACES, REGISTRY_AUTH_FILE = false, OTEL_TRACES_EXPORTER = "none",
+    XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
+  for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy" } do
+    environment[name], environment[name:upper()] = false, false
+  end
+  return environment
+end
+
+local function check_programs()
+  local missing = {}
+  for _, name in ipairs(PROGRAMS) do
+    if not ask_shell(("PATH=$PATH%s; command -v %s"):format(PLACES, name)) then missing[#missing + 1] = name end
+  end
+  if #missing > 0 then error("not installed: " .. table.concat(missing, ", "), 0) end
+end
+
+-- Starts a program that this signal ends. Its output goes into a file.
+local function start(arguments, end_signal)
+  local program = { name = arguments[1], output = in_directory(arguments[1] .. ".output"), end_signal = end_signal }
+  files.write(program.output, "")
+  arguments.stdin, arguments.stdout, arguments.stderr = "/dev/null", program.output, program.output
+  arguments.env, arguments.death_signal = make_environment(), end_signal
+  program.pid = assert(testkit.spawn(arguments))
+  programs[program.pid] = program
+  return program
+end
+
+-- Waits for what check gives. Returns nil and all that the program printed when that ended first.
+local function await(program, check, seconds)
+  local deadline = testkit.monotonic() + seconds
+  repeat
+    local how, status = testkit.waitpid(program.pid, 0)
+    if how ~= "running" then
+      programs[program.pid] = nil
+      program.how, program.status = how, status
+      return nil, files.read(program.output)
+    end
+    local result = check()
+    if result then return result end
+    pause(0.02)
+  until testkit.monotonic() > deadline
+  error(("%s: still nothing after %d seconds"):format(program.name, seconds), 0)
+end
+
+-- Shows a command and runs it to its end. Returns what it printed.
+local function run(arguments)
+  say("   $ %s", (table.concat(arguments, " "):gsub(directory:gsub("%p", "%%%0") .. "/", "")))
+  local program = start(arguments, "KILL")
+  local _, output = await(program, function() return false end, STEP_SECONDS)
+  os.remove(program.output)
+  if program.how == "exited" and program.status == 0 then return output end
+  error(("%s failed (it %s with %d):\n%s"):format(program.name, program.how, program.status, output), 0)
+end
+
+local function expect(text, wanted, what)
+  if not text:find(wanted, 1, true) then error(("%s, but the answer was:\n%s"):format(what, text), 0) end
+end
+
+-- Credentials are in files that only this user can read, never in a command line.
+local function write_files(port)
+  ask_shell(("cd %s && mkdir certificates image back"):format(interpreter.quote(directory)))
+  files.write(in_directory "certificates/ca.crt", files.read(icp.ca))
+  files.write(in_directory "id-token-header", "Authorization: Bearer " .. icp.id_token .. "\n")
+  files.write(in_directory "auth.json", ('{"auths":{"localhost:%d":{"auth":"%s"}}}'):format(port,
+    (mime.b64(icp.username .. ":" .. icp.password))))
+  files.write(in_directory "policy.json", '{"default":[{"type":"insecureAcceptAnything"}]}')
+end
+
+-- Port 0 has the kernel choose one; the registry says in its log which.
+local REGISTRY = [[
+version: 0.1
+log: { level: info, accesslog: { disabled: true } }
+storage: { inmemory: {} }
+http: { addr: "127.0.0.1:0", tls: { certificate: "%s", key: "%s" } }
+auth:
+  token: { realm: "https://%s:%d/image-manager/api/v1/auth/token", service: token-service,
+    issuer: registry-token-issuer, rootcertbundle: "%s" }
+]]
+
+-- Gives the port.
+local function start_registry()
+  files.write(in_directory "registry.yml", REGISTRY:format(icp.server_cert, icp.server_key, CLUSTER, icp.port,
+    icp.token_signing_cert))
+  local registry = start({ "docker-registry", "serve", in_directory "registry.yml" }, "KILL")
+  local port, output = await(registry, function()
+    return files.read(registry.output):match "listening on 127%.0%.0%.1:(%d+)"
+  end, START_SECONDS)
+  if not port then error("docker-registry did not start:\n" .. output, 0) end
+  return tonumber(port)
+end
+
+-- What is added inside http {}: the project's own tree instead of an installed module, directories that this user can
+-- write to, and where the cluster's registry is.
+local HTTP = [[
+http {
+  lua_package_path "%s/lua/?.lua;;";
+  lua_package_cpath "%s/build/luajit/?.so;;";
+  client_body_temp_path %s/body;
+  proxy_temp_path %s/proxy;
+  fastcgi_temp_path %s/fastcgi;
+  uwsgi_temp_path %s/uwsgi;
+  scgi_temp_path %s/scgi;
+  upstream %s { server 127.0.0.1:%d; }
+]]
+
+-- The file that users copy, with the names, paths and ports of this run.
+local function make_configuration(port, registry_port)
+  local root = ask_shell "pwd"
+  local endpoint = ("%s:%d"):format(CLUSTER, icp.port)
+  local is_root = ask_shell "id -u" == "0"
+  local text = files.read(here .. "/nginx.conf")
+  for _, change in ipairs {
+    { "user www-data;", is_root and "user root;" or "" }, -- the workers read the stub's CA, which is nobody else's
+    { "worker_processes auto;", "worker_processes 2;" },
+    { "/run/nginx.pid", in_directory "nginx.pid" },
+    { "/var/log/nginx/error.log", in_directory "error.log" },
+    { "/var/log/nginx/access.log", in_directory "access.log" },
+    { "http {\n", HTTP:format(root, root, directory, directory, directory, directory, directory, CLUSTER,
+      registry_port) },
+    { 'host = "mycluster.icp", port = 8443,', ('host = "%s", port = %d, resolve = { ["%s"] = "127.0.0.1" },')
+      :format(CLUSTER, icp.port, endpoint) },
+    { "/etc/icp/ca.crt", icp.ca },
+    { "listen 443 ssl", ("listen 127.0.0.1:%d ssl"):format(port) },
+    { "server_name registry.example.com;", "server_name localhost;" },
+    { "/etc/icp/gateway.crt", icp.server_cert },
+    { "/etc/icp/gateway.key", icp.server_key },
+    { "proxy_pass https://mycluster.icp:8500;", "proxy_pass https://" .. CLUSTER .. ";" },
+  } do
+    text = replace(text, change[1], change[2])
+  end
+  return text
+end
+
+local function can_connect(port)
+  local connection = socket.connect("127.0.0.1", port)
+  if connection then connection:close() end
+  return connection ~= nil
+end
+
+local function read_log()
+  local file = io.open(in_directory "error.log", "rb")
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  return text
+end
+
+-- Gives the port. Between asking for a free one and taking it somebody else may.
+local function start_nginx(registry_port)
+  local problem
+  for _ = 1, PORT_ATTEMPTS do
+    local port = find_free_port()
+    files.write(in_directory "nginx.conf", make_configuration(port, registry_port))
+    local nginx = start({ "nginx", "-g", "daemon off;", "-e", in_directory "error.log", "-c",
+      in_directory "nginx.conf" }, "TERM")
+    local started, output = await(nginx, function() return can_connect(port) end, START_SECONDS)
+    if started then return port end
+    problem = output .. read_log()
+    if not problem:find("Address already in use", 1, true) then break end
+  end
+  error("nginx did not start:\n" .. problem, 0)
+end
+
+local function start_all()
+  icp = stub.start()
+  say("The fake ICP:  https://%s:%d", CLUSTER, icp.port)
+  local registry_port = start_registry()
+  say("A registry:    https://%s:%d, which takes the fake ICP's tokens and nothing else", CLUSTER, registry_port)
+  local port = start_nginx(registry_port)
+  say("The gateway:   https://localhost:%d, nginx with %s/nginx.conf for these names and ports", port, here)
+  say "File names below are those in a private directory, which is removed at the end.\n"
+  return port
+end
+
+local function ask_gateway(port, target, ...)
+  return run { "curl", "-q", "-sS", "--cacert", in_directory "certificates/ca.crt",
+    ("https://localhost:%d%s"):format(port, target), ... }
+end
+
+local function show_refusal(port)
+  say "1. Without a credential: what any registry answers, with the gateway's own challenge"
+  local answer = ask_gateway(port, "/v2/", "--include")
+  show(answer)
+  expect(answer, " 401", "the gateway should have answered with 401")
+  expect(answer:lower(), "\nwww-authenticate: basic realm=", "the gateway should have asked for Basic")
+end
+
+local function copy_image(option, from, to)
+  show(run { "skopeo", "--policy", in_directory "policy.json", "copy", "--authfile", in_directory "auth.json",
+    option, in_directory "certificates", from, to })
+end
+
+local function push_image(place)
+  say "\n2. A push with a user name and a password, which skopeo has in a file, as docker login leaves them"
+  copy_image("--dest-cert-dir", "dir:" .. in_directory "image", place)
+end
+
+local function list_catalog(port)
+  say "\n3. The list of repositories, with an ID token, which curl has in a file"
+  local answer = ask_gateway(port, "/v2/_catalog", "--header", "@" .. in_directory "id-token-header")
+  show(answer)
+  expect(answer, REPOSITORY, "the list should have held " .. REPOSITORY)
+end
+
+local function pull_image(place, contents)
+  say "\n4. The image comes back"
+  copy_image("--src-cert-dir", place, "dir:" .. in_directory "back")
+  if not image.is_same(contents, in_directory "back") then error("what came back is not what was pushed", 0) end
+  say "   It is the same, byte for byte."
+end
+
+local function show_metrics(port)
+  say "\n5. What the gateway counted (without what is zero, and without the buckets of the histograms)"
+  local answer = ask_gateway(port, "/metrics")
+  expect(answer, 'icptoken_fetches_total{', "the gateway should have given its metrics")
+  for line in answer:gmatch "[^\n]+" do
+    if not line:find "^#" and not line:find(" 0$") and not line:find "_bucket{" then show(line) end
+  end
+end
+
+local function check_log()
+  for line in read_log():gmatch "[^\n]+" do
+    if line:find "%[error%]" or line:find "%[crit%]" or line:find "%[alert%]" or line:find "%[emerg%]" then
+      error("nginx wrote into its log:\n" .. line, 0)
+    end
+  end
+end
+
+local function tell_story()
+  check_programs()
+  directory = ask_shell "mktemp -d" or error("mktemp gave no directory", 0)
+  local port = start_all()
+  write_files(port)
+  local contents = image.write(in_directory "image", IMAGE_BYTES).contents
+  local place = ("docker://localhost:%d/%s:1"):format(port, REPOSITORY)
+  show_refusal(port)
+  push_image(place)
+  list_catalog(port)
+  pull_image(place, contents)
+  show_metrics(port)
+  check_log()
+end
+
+-- Returns the names of the programs that did not end.
+local function clean_up()
+  local stubborn = {}
+  for pid, program in pairs(programs) do
+    testkit.kill(pid, program.end_signal)
+    if testkit.waitpid(pid, STOP_SECONDS) == "running" then
+      stubborn[#stubborn + 1] = ("%s (process %d)"):format(program.name, pid)
+    end
+  end
+  if icp then icp:stop() end
+  if directory then os.execute("rm -rf " .. interpreter.quote(directory)) end
+  return stubborn
+end
+
+local ok, problem = pcall(tell_story)
+local stubborn = clean_up()
+if ok and #stubborn == 0 then
+  say "\nAll is stopped, and nothing is left."
+  os.exit(0)
+end
+if not ok then io.stderr:write("\nThe demo failed: ", tostring(problem), "\n") end
+if #stubborn > 0 then io.stderr:write("This still runs: ", table.concat(stubborn, ", "), "\n") end
+os.exit(1)

@@ -1,0 +1,402 @@
+-- docker's and skopeo's own ways through the gateway to a real registry, with either challenge. docker itself is not
+-- needed here: its steps are those of https://distribution.github.io/distribution/spec/auth/token/ and .../spec/api/.
+
+package.path = "examples/nginx/?.lua;" .. package.path
+
+local cjson = require "cjson"
+local files = require "support.files"
+local gateway = require "support.gateway"
+local icptoken = require "icptoken"
+local image = require "image"
+local load = require "support.load"
+local mime = require "mime"
+local registry_server = require "support.registry"
+local stub_client = require "support.stub"
+local testkit = require "testkit"
+
+local MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+local TOKEN_PATH = "/image-manager/api/v1/auth/token"
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
+local SKOPEO_SECONDS = 60
+
+-- docker and skopeo go to `realm`, which is the gateway's own, where the challenge is Bearer.
+local LOGIN = [[location = /token { content_by_lua_block { gateway:login() } }]]
+local CHALLENGES = {
+  basic = { gateway = {}, wrong_password = "unauthorized: the credential was refused or has ended: log in again" },
+  bearer = { gateway = { challenge = "bearer", realm = "http://127.0.0.1:@PORT@/token" }, locations = LOGIN,
+    wrong_password = "unable to retrieve auth token: invalid username/password: unauthorized: the credential was" },
+}
+
+local directory, stub, registry, pushed
+local gateways = {}
+
+-- A gateway before the real registry.
+local function start_gateway(options, locations)
+  options.retries, options.token_user = 0, "id-token"
+  local one = gateway.start { stub = stub, upstream = { port = tonumber(registry.address:match "%d+$") },
+    gateway = options, locations = locations }
+  gateways[#gateways + 1] = one
+  return one
+end
+
+local function make_directory(name)
+  os.execute(("mkdir -p '%s/%s'"):format(directory, name))
+  return directory .. "/" .. name
+end
+
+local function to_basic(username, password)
+  return "Basic " .. (mime.b64(username .. ":" .. password))
+end
+
+setup(function()
+  local process = assert(io.popen "mktemp -d")
+  directory = process:read "*l"
+  process:close()
+  stub = stub_client.start()
+  registry = registry_server.start { service = "token-service", certificate = stub.token_signing_cert,
+    realm = "https://mycluster.icp:8443" .. TOKEN_PATH }
+  pushed = image.write(make_directory "image", 100000)
+  for _, kind in pairs(CHALLENGES) do kind.gate = start_gateway(kind.gateway, kind.locations) end
+end)
+
+teardown(function()
+  for _, one in ipairs(gateways) do one:stop() end
+  if registry then registry.stop() end
+  if stub then stub:stop() end
+  os.execute("rm -rf '" .. directory .. "'")
+end)
+
+before_each(function() stub:reset() end)
+
+-- ---- skopeo ----
+
+-- An authfile as docker login and skopeo login write it.
+local function write_authfile(gate, username, password)
+  local path = directory .. "/auth.json"
+  files.write(path, cjson.encode { auths = { ["127.0.0.1:" .. gate.port] = { auth = (mime.b64(username .. ":"
+    .. password)) } } })
+  return path
+end
+
+-- Runs skopeo. Gives whether it ended well, and what it printed. Its notes about layers go into our directory, for
+-- which it must not take itself for root.
+local function run_skopeo(...)
+  local output = directory .. "/output"
+  files.write(output, "")
+  local arguments = { "skopeo", ... }
+  arguments.stdin, arguments.stdout, arguments.stderr = "/dev/null", output, output
+  arguments.env = { XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
+  local pid = assert(testkit.spawn(arguments))
+  local how, status = testkit.waitpid(pid, SKOPEO_SECONDS)
+  if how == "running" then
+    testkit.kill(pid, "KILL")
+    testkit.waitpid(pid)
+  end
+  return how == "exited" and status == 0, files.read(output)
+end
+
+local function name_image(gate, repository)
+  return ("docker://127.0.0.1:%d/%s:1"):format(gate.port, repository)
+end
+
+local function push_image(gate, authfile, repository)
+  return run_skopeo("copy", "--authfile", authfile, "--dest-tls-verify=false", "dir:" .. directory .. "/image",
+    name_image(gate, repository))
+end
+
+local function inspect(gate, authfile, repository)
+  return run_skopeo("inspect", "--authfile", authfile, "--tls-verify=false", name_image(gate, repository))
+end
+
+local function pull_image(gate, authfile, repository)
+  local place = make_directory("back-" .. repository:gsub("/", "-"))
+  local ok, output = run_skopeo("copy", "--authfile", authfile, "--src-tls-verify=false", name_image(gate, repository),
+    "dir:" .. place)
+  return ok, output, place
+end
+
+-- The scopes of the questions to the token endpoint, in their order.
+local function list_scopes()
+  local scopes = {}
+  for _, request in ipairs(stub:requests()) do
+    if request.path == TOKEN_PATH then scopes[#scopes + 1] = table.concat(request.query.scope or {}, " ") end
+  end
+  return scopes
+end
+
+-- ---- docker's steps ----
+
+local function ask(gate, method, target, authorization, body, content_type)
+  local headers = { Authorization = authorization, Accept = MANIFEST_TYPE, ["Content-Type"] = content_type }
+  return load.request(gate.port, { method = method, target = target, headers = headers, body = body })
+end
+
+-- What a client does with a Bearer challenge: the user name and password go to its realm.
+local function ask_realm(challenge, authorization)
+  local port, target = challenge.realm:match "^http://127%.0%.0%.1:(%d+)(/.*)$"
+  target = target .. "?account=admin&client_id=docker&offline_token=true&service=" .. challenge.service
+  return load.request(tonumber(port), { target = target, headers = { Authorization = authorization } })
+end
+
+-- How docker comes to the Authorization value for all that follows: by what the answer without one says.
+local function log_in(gate, scheme)
+  local credential = to_basic("admin", "admin")
+  local refusal = ask(gate, "GET", "/v2/")
+  assert.equal(401, refusal.status)
+  assert.equal("registry/2.0", refusal.headers["docker-distribution-api-version"])
+  assert.equal(scheme, refusal.headers["www-authenticate"]:match("^%a+"):lower())
+  if scheme == "basic" then return credential end
+  local answer = ask_realm(icptoken.challenge(refusal.headers["www-authenticate"]), credential)
+  assert.equal(200, answer.status, answer.body)
+  return "Bearer " .. cjson.decode(answer.body).token
+end
+
+local function cut_origin(gate, location)
+  local target = location:match("^http://127%.0%.0%.1:" .. gate.port .. "(/.*)$")
+  return assert(target, "not at the gateway: " .. location)
+end
+
+local function add_query(target, field)
+  return target .. (target:find("?", 1, true) and "&" or "?") .. field
+end
+
+-- In two steps, as docker does.
+local function push_blob(gate, authorization, repository, content)
+  local begun = ask(gate, "POST", ("/v2/%s/blobs/uploads/"):format(repository), authorization, "")
+  assert.equal(202, begun.status, begun.body)
+  local sent = ask(gate, "PATCH", cut_origin(gate, begun.headers.location), authorization, content,
+    "application/octet-stream")
+  assert.equal(202, sent.status, sent.body)
+  local target = add_query(cut_origin(gate, sent.headers.location), "digest=sha256:" .. image.hash(content))
+  assert.equal(201, ask(gate, "PUT", target, authorization, "").status)
+end
+
+local function push_steps(gate, authorization, repository)
+  for name, content in pairs(pushed.contents) do
+    if #name == 64 then push_blob(gate, authorization, repository, content) end
+  end
+  local answer = ask(gate, "PUT", ("/v2/%s/manifests/1"):format(repository), authorization,
+    pushed.contents["manifest.json"], MANIFEST_TYPE)
+  assert.equal(201, answer.status, answer.body)
+  assert.equal(pushed.manifest, answer.headers["docker-content-digest"])
+end
+
+for _, name in ipairs { "basic", "bearer" } do
+  local kind = CHALLENGES[name]
+
+  describe("the gateway with challenge = " .. name, function()
+    local gate
+
+    setup(function() gate = kind.gate end)
+
+    it("takes a push, a pull, a list and a deletion in docker's steps", function()
+      local repository = name .. "/steps"
+      local authorization = log_in(gate, name)
+      assert.equal(200, ask(gate, "GET", "/v2/", authorization).status)
+      push_steps(gate, authorization, repository)
+      local place = "/v2/" .. repository
+      assert.equal(pushed.manifest,
+        ask(gate, "HEAD", place .. "/manifests/1", authorization).headers["docker-content-digest"])
+      assert.equal(pushed.contents["manifest.json"], ask(gate, "GET", place .. "/manifests/1", authorization).body)
+      assert.equal(pushed.contents[pushed.layer:sub(8)],
+        ask(gate, "GET", place .. "/blobs/" .. pushed.layer, authorization).body)
+      assert.same({ name = repository, tags = { "1" } },
+        cjson.decode(ask(gate, "GET", place .. "/tags/list", authorization).body))
+      assert.matches('"' .. repository .. '"', ask(gate, "GET", "/v2/_catalog", authorization).body, 1, true)
+      assert.equal(202, ask(gate, "DELETE", place .. "/manifests/" .. pushed.manifest, authorization).status)
+      assert.equal(404, ask(gate, "GET", place .. "/manifests/1", authorization).status)
+    end)
+
+    it("mounts a layer from another repository", function()
+      local from, to = name .. "/mounted", name .. "/mounting"
+      local authorization = log_in(gate, name)
+      push_steps(gate, authorization, from)
+      local answer = ask(gate, "POST", ("/v2/%s/blobs/uploads/?mount=%s&from=%s"):format(to, pushed.layer, from),
+        authorization, "")
+      assert.equal(201, answer.status, answer.body)
+      assert.equal(pushed.layer, answer.headers["docker-content-digest"])
+      local scopes = list_scopes()
+      assert.equal(("repository:%s:pull,push repository:%s:pull"):format(to, from), scopes[#scopes])
+    end)
+
+    it("takes a push, a pull, a list and a deletion of skopeo", function()
+      local repository = name .. "/skopeo"
+      local authfile = write_authfile(gate, "admin", "admin")
+      assert(push_image(gate, authfile, repository))
+      local ok, output = run_skopeo("list-tags", "--authfile", authfile, "--tls-verify=false",
+        ("docker://127.0.0.1:%d/%s"):format(gate.port, repository))
+      assert.is_true(ok, output)
+      assert.same({ "1" }, cjson.decode(output).Tags)
+      local place
+      ok, output, place = pull_image(gate, authfile, repository)
+      assert.is_true(ok, output)
+      assert.is_true(image.is_same(pushed.contents, place))
+      assert(run_skopeo("delete", "--authfile", authfile, "--tls-verify=false", name_image(gate, repository)))
+      ok, output = inspect(gate, authfile, repository)
+      assert.is_false(ok)
+      assert.matches("manifest unknown", output, 1, true)
+    end)
+
+    it("lets skopeo mount a layer that it has pushed to another repository", function()
+      local authfile = write_authfile(gate, "admin", "admin")
+      assert(push_image(gate, authfile, name .. "/first"))
+      assert(push_image(gate, authfile, name .. "/second"))
+      assert.matches(("repository:%s/second:pull,push repository:%s/"):format(name, name),
+        table.concat(list_scopes(), "\n"), 1, true)
+      assert(pull_image(gate, authfile, name .. "/second"))
+    end)
+
+    it("takes an ID token as skopeo's password for token_user, without a log-in", function()
+      local repository = name .. "/id-token"
+      local authfile = write_authfile(gate, "id-token", stub.id_token)
+      local ok, output = push_image(gate, authfile, repository)
+      assert.is_true(ok, output)
+      local place
+      ok, output, place = pull_image(gate, authfile, repository)
+      assert.is_true(ok, output)
+      assert.is_true(image.is_same(pushed.contents, place))
+      for _, request in ipairs(stub:requests()) do
+        assert.equal(TOKEN_PATH, request.path)
+        assert.equal("Bearer " .. stub.id_token, stub_client.header(request, "Authorization"))
+      end
+    end)
+
+    it("has skopeo say that the password is wrong", function()
+      local ok, output = inspect(gate, write_authfile(gate, "admin", "wrong"), name .. "/any")
+      assert.is_false(ok)
+      assert.matches(kind.wrong_password, output, 1, true)
+      ok, output = run_skopeo("login", "--authfile", directory .. "/login.json", "--tls-verify=false", "-u", "admin",
+        "-p", "wrong", "127.0.0.1:" .. gate.port)
+      assert.is_false(ok)
+      assert.matches("invalid username/password", output, 1, true)
+    end)
+
+    it("takes skopeo's log-in", function()
+      local ok, output = run_skopeo("login", "--authfile", directory .. "/login.json", "--tls-verify=false", "-u",
+        "admin", "-p", "admin", "127.0.0.1:" .. gate.port)
+      assert.is_true(ok, output)
+      assert.matches("Login Succeeded!", output, 1, true)
+    end)
+
+    it("has skopeo say that there is no credential", function()
+      local ok, output = run_skopeo("inspect", "--no-creds", "--tls-verify=false", name_image(gate, name .. "/any"))
+      assert.is_false(ok)
+      assert.matches("unauthorized: ", output, 1, true)
+    end)
+  end)
+end
+
+-- An order for the stub; the status of the gateway's answer; what skopeo says of it when it reads and when it pushes.
+local FAILURES = {
+  { "fails", { status = 500 }, 502, "received unexpected HTTP status: 502 Bad Gateway", "502 (Bad Gateway)" },
+  { "sends nonsense", { body = "<html>" }, 502, "received unexpected HTTP status: 502 Bad Gateway",
+    "502 (Bad Gateway)" },
+  { "is overloaded", { status = 503, headers = { { "Retry-After", "7" } } }, 503,
+    "received unexpected HTTP status: 503 Service Temporarily Unavailable", "503 (Service Unavailable)" },
+  { "forbids it", { status = 403 }, 403, "denied: requested access to the resource is denied", "403 (Forbidden)" },
+  { "hangs", { delay = { before = 60 } }, 504, "received unexpected HTTP status: 504 Gateway Time-out",
+    "504 (Gateway Timeout)" },
+}
+
+local function plan_forever(path, order)
+  local planned = { path = path, times = "forever" }
+  for name, value in pairs(order) do planned[name] = value end
+  stub:plan(planned)
+end
+
+describe("when the token endpoint", function()
+  local patient, hasty
+
+  setup(function()
+    patient = CHALLENGES.basic.gate
+    hasty = start_gateway { timeout = 1 }
+  end)
+
+  for i, failure in ipairs(FAILURES) do
+    local what, order, status, when_read, when_pushed = unpack(failure)
+    it(("%s, skopeo says '%s'"):format(what, when_read), function()
+      local gate = status == 504 and hasty or patient
+      local authfile = write_authfile(gate, "admin", "admin")
+      plan_forever(TOKEN_PATH, order)
+      local target = ("/v2/failing/http%d/manifests/1"):format(i)
+      assert.equal(status, ask(gate, "GET", target, to_basic("admin", "admin")).status)
+      local ok, output = inspect(gate, authfile, "failing/read" .. i)
+      assert.is_false(ok)
+      assert.matches(when_read, output, 1, true)
+      ok, output = push_image(gate, authfile, "failing/pushed" .. i)
+      assert.is_false(ok)
+      assert.matches(when_pushed, output, 1, true)
+    end)
+  end
+
+  it("asks for patience, skopeo comes back as told and goes on", function()
+    stub:plan { path = TOKEN_PATH, status = 429, headers = { { "Retry-After", "1" } } }
+    local started = testkit.monotonic()
+    local _, output = inspect(patient, write_authfile(patient, "admin", "admin"), "patient/any")
+    assert.matches("manifest unknown", output, 1, true)
+    assert.equal(2, #stub:requests())
+    assert.is_true(testkit.monotonic() - started >= 1)
+  end)
+
+  it("is well again, skopeo does not notice that it was not", function()
+    local authfile = write_authfile(patient, "admin", "admin")
+    plan_forever(TOKEN_PATH, { status = 500 })
+    assert.is_false(push_image(patient, authfile, "failing/before"))
+    stub:reset()
+    local ok, output = push_image(patient, authfile, "failing/before")
+    assert.is_true(ok, output)
+  end)
+end)
+
+describe("the gateway's own token service", function()
+  local gate
+
+  setup(function() gate = CHALLENGES.bearer.gate end)
+
+  local function ask_token(authorization, method)
+    return ask(gate, method or "GET", "/token?account=admin&client_id=docker&service=token-service", authorization)
+  end
+
+  it("gives an ID token for a user name and a password", function()
+    local answer = ask_token(to_basic("admin", "admin"))
+    assert.equal(200, answer.status)
+    assert.equal("no-store", answer.headers["cache-control"])
+    local given = cjson.decode(answer.body)
+    assert.equal("admin", icptoken.decode(given.token).claims.sub)
+    assert.equal(given.token, given.access_token)
+    assert.is_true(given.expires_in > 43000 and given.expires_in <= 43199)
+    assert.matches("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%dZ$", given.issued_at)
+    assert.equal(1, #stub:requests())
+    assert.equal(LOGIN_PATH, stub:last().path)
+  end)
+
+  it("gives token_user its own ID token back, and asks nobody", function()
+    local given = cjson.decode(ask_token(to_basic("id-token", stub.id_token)).body)
+    assert.equal(stub.id_token, given.token)
+    assert.is_true(given.expires_in > 0 and given.expires_in <= 43199)
+    assert.equal(0, #stub:requests())
+  end)
+
+  for what, authorization in pairs { ["no credential"] = false, ["a wrong password"] = to_basic("admin", "wrong"),
+    ["no base64"] = "Basic =", ["no colon"] = "Basic " .. (mime.b64 "admin"), ["an ID token"] = "Bearer abc" } do
+    it("asks for Basic where there is " .. what, function()
+      local answer = ask_token(authorization or nil)
+      assert.equal(401, answer.status)
+      assert.equal(('Basic realm="http://127.0.0.1:%d/token"'):format(gate.port), answer.headers["www-authenticate"])
+    end)
+  end
+
+  it("sends those who POST, as containerd does first, to GET", function()
+    local answer = ask_token(to_basic("admin", "admin"), "POST")
+    assert.equal(405, answer.status)
+    assert.equal("GET", answer.headers.allow)
+  end)
+
+  it("has skopeo say that the identity provider fails", function()
+    plan_forever(LOGIN_PATH, { status = 500 })
+    assert.equal(502, ask_token(to_basic("admin", "admin")).status)
+    local ok, output = inspect(gate, write_authfile(gate, "admin", "admin"), "bearer/any")
+    assert.is_false(ok)
+    assert.matches("Requesting bearer token: invalid status code from registry 502 (Bad Gateway)", output, 1, true)
+  end)
+end)
