@@ -91,7 +91,7 @@ local HANGING = {
   { "a body that drips ten bytes a second", { status = 500, body = ("x"):rep(1000), delay = { drip = 0.1 } } },
   { "a refusal that stops in its body", { status = 401, body = ("x"):rep(1000), delay = { body = 30 } } },
   { "a body without end", { endless = "body", bytes = 1e15 }, function()
-    return { max_body_bytes = 2 ^ 30, timeout = 0.3 }
+    return { max_body_bytes = 2 ^ 30, timeout = 0.15 }
   end },
   { "a proxy that does not answer", nil, function()
     return { proxy = "http://127.0.0.1:" .. stub.ports.hang }

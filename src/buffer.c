@@ -1,5 +1,7 @@
 /* buffer.c - a growing run of bytes that is wiped before its memory goes back.
  * The bytes may be a credential or a token, so realloc, which can leave a copy behind, is not used.
+ * Behind its length a buffer holds nothing: what falls away is wiped at once. So to wipe the rest
+ * costs what was written, not what was reserved.
  */
 #include "buffer.h"
 
@@ -26,7 +28,7 @@ bool buffer_reserve(struct buffer *buffer, size_t size) {
   if (grown == NULL) return false;
   if (buffer->length > 0) memcpy(grown, buffer->data, buffer->length);
   grown[buffer->length] = '\0';
-  if (buffer->data != NULL) buffer_wipe_memory(buffer->data, buffer->capacity);
+  if (buffer->data != NULL) buffer_wipe_memory(buffer->data, buffer->length);
   free(buffer->data);
   buffer->data = grown;
   buffer->capacity = capacity;
@@ -97,7 +99,7 @@ void buffer_truncate(struct buffer *buffer, size_t length) {
 void buffer_clear(struct buffer *buffer) { buffer_truncate(buffer, 0); }
 
 void buffer_free(struct buffer *buffer) {
-  if (buffer->data != NULL) buffer_wipe_memory(buffer->data, buffer->capacity);
+  buffer_clear(buffer);
   free(buffer->data);
   *buffer = (struct buffer){0};
 }

@@ -74,15 +74,19 @@ local function connect(port, seconds)
   return connection
 end
 
+local function read_answer(connection, method)
+  local status, headers = read_head(connection)
+  if not status then return nil, headers end
+  local body = read_body(connection, method, status, headers)
+  if not body then return nil, "closed in the body" end
+  return { status = status, headers = headers, body = body }
+end
+
 local function exchange(connection, port, request)
   local _, problem = connection:write(render(request, port))
   if problem then return nil, "cannot send" end
   connection:flush()
-  local status, headers = read_head(connection)
-  if not status then return nil, headers end
-  local body = read_body(connection, request.method, status, headers)
-  if not body then return nil, "closed in the body" end
-  return { status = status, headers = headers, body = body }
+  return read_answer(connection, request.method)
 end
 
 -- One request over a connection of its own, or over one that is kept in `kept`.
@@ -168,6 +172,21 @@ end
 
 load.perform = perform
 load.sleep = cqueues.sleep
+
+--- Sends a request, and gives its connection: to be closed, or passed to receive.
+function load.send(port, request)
+  local connection = connect(port, request.timeout or SECONDS)
+  connection:write(render(request, port))
+  connection:flush()
+  return connection
+end
+
+--- Waits for the answer to what was sent, and closes the connection.
+function load.receive(connection, method)
+  local answer, problem = read_answer(connection, method)
+  connection:close()
+  return answer or { problem = problem }
+end
 
 --- How many answers had each status; "none" stands for no answer.
 function load.count(answers)

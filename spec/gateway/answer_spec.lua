@@ -1,0 +1,336 @@
+-- How the gateway says no, to whatever went wrong: status, registry's code, headers, body; and what it remembers of it.
+
+local gateway_bed = require "support.gateway_bed"
+local gateway = require "support.gateway"
+local load = require "support.load"
+local nginx = require "support.nginx"
+
+-- Each: what the endpoint does (an order of the stub), the status, the registry's code, the gateway's, Retry-After.
+local FAILURES = {
+  { { status = 401 }, 401, "UNAUTHORIZED", "unauthorized" },
+  { { status = 401, headers = { { "Retry-After", "9" } } }, 401, "UNAUTHORIZED", "unauthorized" },
+  { { status = 403 }, 403, "DENIED", "forbidden" },
+  { { status = 429 }, 429, "TOOMANYREQUESTS", "rate_limited" },
+  { { status = 429, headers = { { "Retry-After", "7" } } }, 429, "TOOMANYREQUESTS", "rate_limited", "7" },
+  { { status = 500 }, 502, "UNAVAILABLE", "server_error" },
+  { { status = 503 }, 502, "UNAVAILABLE", "server_error" },
+  { { status = 503, headers = { { "Retry-After", "5" } } }, 503, "UNAVAILABLE", "server_error", "5" },
+  { { status = 503, headers = { { "Retry-After", "soon" } } }, 502, "UNAVAILABLE", "server_error" },
+  { { status = 404 }, 502, "UNAVAILABLE", "not_found" },
+  { { status = 404, headers = { { "Retry-After", "5" } } }, 502, "UNAVAILABLE", "not_found" },
+  { { status = 400 }, 502, "UNAVAILABLE", "http_status" },
+  { { status = 204 }, 502, "UNAVAILABLE", "http_status" },
+  { { redirect = "https://login.example/" }, 502, "UNAVAILABLE", "redirect" },
+  { { body = "<html>garbage</html>" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { body = "{}" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { token = "" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { token = "a b" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { token = "a\r\nX-Injected: b" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { token = "a\0b" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { token = "\195\169" }, 502, "UNAVAILABLE", "invalid_response" },
+  { { raw = "garbage\r\n\r\n" }, 502, "UNAVAILABLE", "network" },
+  -- twice, as libcurl asks again where it was a kept connection that broke
+  { { ["end"] = "reset", raw = "", times = 2 }, 502, "UNAVAILABLE", "network" },
+  { { cut = 40 }, 502, "UNAVAILABLE", "network" },
+  { { body = ("x"):rep(2 ^ 21) }, 502, "UNAVAILABLE", "too_large" },
+  { { expires_in = 60, claims = { iat = 1, exp = 2 } }, 502, "UNAVAILABLE", "expired" },
+}
+
+-- Each: options in Lua (%d is a port of the stub's), the port, the gateway's code.
+local UNREACHABLE = {
+  { "port = %d", "closed", "connect" },
+  { 'host = "' .. ("x"):rep(64) .. '.icp"', nil, "resolve" },
+  { 'proxy = "http://127.0.0.1:%d"', "closed", "proxy" },
+  { "port = %d", "unknown_ca", "tls" },
+  { "port = %d", "wrong_host", "tls" },
+  { "port = %d", "expired", "tls" },
+  { "port = %d", "http", "network" },
+  { 'path = "/nowhere"', nil, "not_found" },
+}
+
+local BASIC = 'Basic realm="IBM Cloud Private"'
+
+local function assert_answer(answer, status, code, detail, retry_after)
+  assert.equal(status, answer.status, answer.problem or answer.body)
+  local got_code, got_detail, message = gateway_bed.read_error(answer)
+  assert.same({ code, detail }, { got_code, got_detail })
+  assert.is_true(#message > 0)
+  local headers = answer.headers
+  assert.equal("application/json", headers["content-type"])
+  assert.equal("registry/2.0", headers["docker-distribution-api-version"])
+  assert.equal("no-store", headers["cache-control"])
+  assert.equal(tostring(#answer.body), headers["content-length"])
+  assert.equal(retry_after, headers["retry-after"])
+  assert.equal(status == 401 and BASIC or nil, headers["www-authenticate"])
+  assert.is_nil(headers["x-injected"])
+end
+
+describe("the gateway's answer", function()
+  local bed, gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    gate = bed:start { gateway = ("port = %d"):format(bed.stub.ports.h1) }
+  end)
+  teardown(function() gateway_bed.close(bed) end)
+  before_each(function() bed.stub:reset() end)
+
+  -- Each has a key of its own, as some failures are remembered.
+  local serial = 0
+  local function make_request(method, more)
+    serial = serial + 1
+    local request = bed:request(("/v2/a%d/%s"):format(serial, method == "POST" and "blobs/uploads/" or "manifests/1"),
+      method)
+    for name, value in pairs(more or {}) do request[name] = value end
+    return request
+  end
+
+  for i, case in ipairs(FAILURES) do
+    local order, status, code, detail, retry_after = case[1], case[2], case[3], case[4], case[5]
+
+    it(("to %s of the endpoint is %d (row %d)"):format(detail, status, i), function()
+      bed.stub:plan(order)
+      local answer = load.request(gate.port, make_request())
+      assert_answer(answer, status, code, detail, retry_after)
+      assert.is_true(#bed.stub:requests() <= (order.times or 1))
+    end)
+  end
+
+  it("has a number of seconds in Retry-After, or none", function()
+    for _, value in ipairs { "99999999999999999999", "1e5", "-5", "0x10", "2.5", "", "5, 6",
+      "Wed, 21 Oct 9999 07:28:00 GMT", "Wed, 21 Oct 1970 07:28:00 GMT" } do
+      for _, status in ipairs { 429, 503 } do
+        bed.stub:plan { status = status, headers = { { "Retry-After", value } } }
+        local retry_after = load.request(gate.port, make_request()).headers["retry-after"]
+        assert.is_true(retry_after == nil or retry_after:find "^%d+$" ~= nil, retry_after)
+      end
+    end
+  end)
+
+  it("does not repeat what the endpoint says, nor where it is", function()
+    bed.stub:plan({ status = 400, body = '{"errors":[{"code":"HUSH","message":"hush"}]}' },
+      { redirect = "https://hush.example/" })
+    for _ = 1, 2 do
+      local answer = load.request(gate.port, make_request())
+      for _, words in ipairs { "hush", "HUSH", "localhost", tostring(bed.stub.ports.h1) } do
+        assert.is_nil(answer.body:find(words, 1, true))
+      end
+    end
+  end)
+
+  for i, case in ipairs(UNREACHABLE) do
+    local options, port, detail = case[1], case[2], case[3]
+
+    it(("to %s of the way there is 502 (row %d)"):format(detail, i), function()
+      local number = port == "closed" and nginx.find_free_port() or bed.stub.ports[port or "https"]
+      local other = bed:start { workers = 1, gateway = options:format(number) }
+      assert_answer(load.request(other.port, make_request()), 502, "UNAVAILABLE", detail)
+      other:stop()
+    end)
+  end
+
+  describe("to HEAD", function()
+    for _, case in ipairs { { 401, "UNAUTHORIZED", "unauthorized" }, { 500, "UNAVAILABLE", "server_error" } } do
+      it("is that to GET without its body: " .. case[3], function()
+        bed.stub:plan({ status = case[1] }, { status = case[1] })
+        local kept, get, head, after = {}, nil, nil, nil
+        load.together(function()
+          get = load.perform(gate.port, make_request "GET", kept)
+          head = load.perform(gate.port, make_request "HEAD", kept)
+          -- bytes of a body would stand before this
+          after = load.perform(gate.port, make_request "GET", kept)
+        end)
+        assert.equal(get.status, head.status)
+        get.headers.date, head.headers.date = nil, nil
+        assert.same(get.headers, head.headers)
+        assert.equal(200, after.status, after.problem)
+      end)
+    end
+  end)
+
+  describe("to an upload", function()
+    local function make_chunks(target)
+      return ("POST %s HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\nTransfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n")
+        :format(target, bed.credential, ("400\r\n" .. ("x"):rep(1024) .. "\r\n"):rep(200))
+    end
+
+    -- what the body is, and how to make the request
+    for _, case in ipairs {
+      { "a short body", function() return make_request("POST", { body = "short" }) end },
+      { "a megabyte", function() return make_request("POST", { body = ("x"):rep(2 ^ 20) }) end },
+      { "chunks", function()
+        return { method = "POST", raw = make_chunks(make_request "POST".target) }
+      end },
+    } do
+      it("leaves the connection in use, with " .. case[1], function()
+        bed.stub:plan { status = 403 }
+        local kept, connection, refused, after = {}, nil, nil, nil
+        load.together(function()
+          refused = load.perform(gate.port, case[2](), kept)
+          connection = kept.connection
+          after = load.perform(gate.port, make_request(), kept)
+          assert.equal(connection, kept.connection)
+        end)
+        assert.is_truthy(connection)
+        assert_answer(refused, 403, "DENIED", "forbidden")
+        assert.equal(200, after.status, after.problem)
+      end)
+    end
+
+    it("leaves the connection in use where nothing is fetched", function()
+      local kept, answers = {}, {}
+      load.together(function()
+        for i, change in ipairs {
+          { target = "/v2/A/blobs/uploads/", body = "x" }, { headers = {}, body = ("x"):rep(2 ^ 18) },
+          { method = "MKCOL", body = "x" }, { method = "GET" },
+        } do
+          answers[i] = load.perform(gate.port, make_request("POST", change), kept)
+        end
+      end)
+      assert.same({ [404] = 1, [401] = 1, [405] = 1, [200] = 1 }, load.count(answers))
+    end)
+  end)
+
+  it("without a credential has no cause to blame one", function()
+    local answer = load.request(gate.port, make_request("GET", { headers = {} }))
+    assert_answer(answer, 401, "UNAUTHORIZED", "no_credential")
+  end)
+end)
+
+describe("a failure", function()
+  local bed, gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    gate = bed:start { gateway = "error_ttl = 0.5" }
+  end)
+  teardown(function() gateway_bed.close(bed) end)
+  before_each(function() bed.stub:reset() end)
+
+  local function ask(port, target)
+    return load.request(port, bed:request(target))
+  end
+
+  for _, status in ipairs { 401, 403 } do
+    it(("of %d is remembered for error_ttl, by all workers"):format(status), function()
+      local patient = bed:start { gateway = "error_ttl = 60" }
+      bed.stub:plan { status = status }
+      local answers = load.run(patient.port, 40, function() return bed:request "/v2/a/manifests/1" end, 10)
+      assert.same({ [status] = 40 }, load.count(answers))
+      assert.equal(1, #bed.stub:requests())
+      -- of that key alone
+      assert.equal(200, ask(patient.port, "/v2/b/manifests/1").status)
+      patient:stop()
+    end)
+
+    it(("of %d is forgotten after error_ttl"):format(status), function()
+      bed.stub:plan { status = status }
+      local target = ("/v2/a%d/manifests/1"):format(status)
+      assert.equal(status, ask(gate.port, target).status)
+      gateway_bed.await("a second question", function() return ask(gate.port, target).status == 200 end)
+      local requests = bed.stub:requests()
+      assert.equal(2, #requests)
+      assert.is_true(requests[2].time - requests[1].time > 0.4)
+    end)
+  end
+
+  for _, order in ipairs {
+    { status = 429, headers = { { "Retry-After", "60" } } }, { status = 500 },
+    { status = 503, headers = { { "Retry-After", "60" } } }, { status = 404 }, { status = 400 }, { body = "garbage" },
+    { redirect = "https://login.example/" }, { expires_in = 60, claims = { iat = 1, exp = 2 } },
+  } do
+    local what = order.status or order.body or order.redirect or "a token that had ended"
+    it(("of %s is not remembered"):format(what), function()
+      bed.stub:plan(order)
+      local target = ("/v2/a%s/manifests/1"):format(tostring(what):gsub("[^a-z0-9]", ""))
+      assert.is_true(ask(gate.port, target).status >= 400)
+      assert.equal(200, ask(gate.port, target).status)
+      assert.equal(2, #bed.stub:requests())
+    end)
+  end
+end)
+
+describe("a gateway", function()
+  local bed
+  setup(function() bed = gateway_bed.open() end)
+  teardown(function() gateway_bed.close(bed) end)
+  before_each(function() bed.stub:reset() end)
+
+  local function read_gauge(gate, name)
+    local answer = load.perform(gate.port, { target = "/metrics" })
+    return tonumber(answer.body:match(name .. "{[^\n]*} (%d+)"))
+  end
+
+  it("whose endpoint hangs answers with 504 at its timeout, and with 503 where the queue is full", function()
+    local gate = bed:start { workers = 1, gateway = "timeout = 3, max_inflight = 1, max_queue = 1" }
+    bed.stub:plan { ["end"] = "hold", raw = "", times = "forever" }
+    local waiting, full = {}, nil
+    load.together(function() waiting[1] = load.perform(gate.port, bed:request "/v2/a/manifests/1") end, function()
+      gateway_bed.await("a question", function() return read_gauge(gate, "icptoken_inflight") == 1 end)
+      waiting[2] = load.perform(gate.port, bed:request "/v2/b/manifests/1")
+    end, function()
+      gateway_bed.await("a queue", function() return read_gauge(gate, "icptoken_queued") == 1 end)
+      full = load.perform(gate.port, bed:request "/v2/c/manifests/1")
+    end)
+    assert_answer(waiting[1], 504, "UNAVAILABLE", "timeout")
+    assert_answer(waiting[2], 504, "UNAVAILABLE", "timeout")
+    assert_answer(full, 503, "UNAVAILABLE", "queue_full", "1")
+    assert.is_true(waiting[1].seconds > 2.5 and full.seconds < waiting[1].seconds)
+    gate:stop()
+  end)
+
+  it("that was not started answers with 503", function()
+    local http = gateway.configure { gateway = bed:write_options(), upstream = bed.upstream }
+    local gate = nginx.start { http = http:gsub("gateway:start%(%)", "", 1), main = "thread_pool icptoken threads=1;" }
+    finally(function() gate:stop() end)
+    assert_answer(load.request(gate.port, bed:request "/v2/"), 503, "UNAVAILABLE", "not_started", "1")
+    assert.same({}, bed.stub:requests())
+  end)
+
+  it("without its thread pool says so in one line, and answers with 503", function()
+    local gate = bed:start { workers = 1, gateway = 'thread_pool = "missing"' }
+    gateway_bed.await("the line", function() return gate:log():find("[emerg]", 1, true) end)
+    for i = 1, 20 do
+      local answer = load.request(gate.port, bed:request(("/v2/a%d/manifests/1"):format(i)))
+      assert_answer(answer, 503, "UNAVAILABLE", "not_started", "1")
+    end
+    assert.equal(200, load.request(gate.port, { target = "/elsewhere" }).status)
+    local lines = select(2, gate:log():gsub("%[emerg%]", ""))
+    assert.equal(1, lines)
+    assert.matches("thread_pool missing threads=16;", gate:log(), 1, true)
+    assert.is_nil(gate:log():find("[error]", 1, true))
+    assert.same({}, bed.stub:requests())
+    gate:stop()
+  end)
+end)
+
+describe("the challenge", function()
+  local bed
+  setup(function() bed = gateway_bed.open() end)
+  teardown(function() gateway_bed.close(bed) end)
+
+  local function challenge(gate, target, authorization)
+    local answer = load.request(gate.port, bed:request(target, "GET", { Authorization = authorization or false }))
+    assert.equal(401, answer.status)
+    return answer.headers["www-authenticate"]
+  end
+
+  it("is Basic with the realm, whatever stands in it", function()
+    local gate = bed:start { workers = 1, gateway = [[realm = 'a "b" \\ c\r\nX-Injected: d']] }
+    assert.equal([[Basic realm="a \"b\" \\ cX-Injected: d"]], challenge(gate, "/v2/"))
+    assert.equal([[Basic realm="a \"b\" \\ cX-Injected: d"]], challenge(gate, "/v2/a/manifests/1", "Bearer a"))
+    gate:stop()
+  end)
+
+  it("is Bearer with what the request needs, where that is chosen", function()
+    local gate = bed:start { workers = 1, gateway = [[challenge = "bearer", realm = "https://gate.example/login"]] }
+    local head = 'Bearer realm="https://gate.example/login",service="token-service"'
+    assert.equal(head, challenge(gate, "/v2/"))
+    assert.equal(head .. ',error="invalid_token"', challenge(gate, "/v2/", "Bearer a"))
+    assert.equal(head .. ',scope="repository:a:pull"', challenge(gate, "/v2/a/manifests/1"))
+    assert.equal(head .. ',scope="repository:a:pull",error="invalid_token"',
+      challenge(gate, "/v2/a/manifests/1", "Bearer a"))
+    assert.equal(head .. ',scope="repository:a:pull repository:b:pull"', challenge(gate, "/v2/a/blobs/uploads/?from=b"))
+    gate:stop()
+  end)
+end)

@@ -1,0 +1,44 @@
+-- A dict that is too small for what goes in: it costs questions, never a request or the right token.
+
+local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
+local load = require "support.load"
+
+local CLIENTS = 50
+
+local bed
+
+setup(function() bed = gateway_bed.open() end)
+teardown(function() gateway_bed.close(bed) end)
+before_each(function() bed.stub:reset() end)
+
+-- Requests for so many repositories in no order, each answered with its own token.
+local function assert_served(server, requests, repositories)
+  math.randomseed(6)
+  local chosen = {}
+  local answers = load.run(server.port, requests, function(i)
+    chosen[i] = "small/dict" .. math.random(repositories)
+    return bed:request("/v2/" .. chosen[i] .. "/manifests/latest")
+  end, CLIENTS, true)
+  assert.same({ [200] = requests }, load.count(answers))
+  for i, answer in ipairs(answers) do
+    assert.equal("repository:" .. chosen[i] .. ":pull", gateway_bed.read_scopes(answer))
+  end
+end
+
+describe("a dict", function()
+  it("that is full pushes tokens out, and counts that", function()
+    local server = bed:start { dict = "64k" }
+    assert_served(server, 3000, 300)
+    assert.is_true(#bed.stub:requests() > 300)
+    assert.is_true(gateway_probe.read_metric(server.port, "icptoken_evictions_total") > 0)
+    assert.is_nil(server:log():match "[^\n]*icptoken: [^\n]*")
+  end)
+
+  it("in which no token finds room leaves each request to a question of its own", function()
+    local server = bed:start { dict = "12k" }
+    bed.stub:plan { claims = { padding = ("x"):rep(8192) }, times = "forever" }
+    assert_served(server, 300, 30)
+    assert.is_truthy(server:log():find("the token finds no room in the dict", 1, true))
+  end)
+end)

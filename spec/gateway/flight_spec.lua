@@ -1,0 +1,147 @@
+-- Many cold requests at once, in two workers: one question to the endpoint a key, few at a time, and everybody served.
+
+local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
+local load = require "support.load"
+local mime = require "mime"
+local stub_client = require "support.stub"
+
+local REQUESTS = 1000
+local CREDENTIALS = 500
+local MAX_INFLIGHT = 8
+-- So long does the endpoint take that all requests have come meanwhile.
+local SLOW_SECONDS = 1.5
+local QUICK_SECONDS = 0.05
+
+local bed, server
+
+setup(function()
+  bed = gateway_bed.open()
+  server = bed:start { locations = gateway_probe.LOCATIONS, gateway = "max_inflight = " .. MAX_INFLIGHT }
+end)
+teardown(function() gateway_bed.close(bed) end)
+before_each(function() bed.stub:reset() end)
+
+-- All at once, for one repository, with an endpoint that misbehaves as ordered.
+local function ask_at_once(repository, order)
+  order.delay, order.times = { before = SLOW_SECONDS }, "forever"
+  bed.stub:plan(order)
+  local request = bed:request("/v2/" .. repository .. "/manifests/latest")
+  return load.run(server.port, REQUESTS, function() return request end)
+end
+
+local function assert_both_took_part(answers)
+  local workers = 0
+  for _, count in pairs(gateway_probe.count_by_worker(answers)) do
+    workers = workers + 1
+    assert.is_true(count > REQUESTS / 100)
+  end
+  assert.equal(2, workers)
+end
+
+describe("1,000 cold requests at once with one credential", function()
+  it("cost one question, whose token all of both workers get", function()
+    local answers = ask_at_once("one/token", {})
+    assert.same({ [200] = REQUESTS }, load.count(answers))
+    assert_both_took_part(answers)
+    assert.equal(1, #bed.stub:requests())
+    local tokens, different = {}, 0
+    for _, answer in ipairs(answers) do
+      local authorization = gateway_bed.read_echo(answer).headers.authorization
+      if not tokens[authorization] then different = different + 1 end
+      tokens[authorization] = true
+    end
+    assert.equal(1, different)
+  end)
+
+  for _, row in ipairs {
+    { what = "an endpoint that fails", order = { status = 500 }, status = 502 },
+    { what = "a refusal", order = { status = 403 }, status = 403 },
+    { what = "a limit", order = { status = 429, headers = { { "Retry-After", "7" } } }, status = 429 },
+  } do
+    it("cost one question that meets " .. row.what .. ", which all of both workers hear of", function()
+      local answers = ask_at_once("one/failure-" .. row.status, row.order)
+      assert.same({ [row.status] = REQUESTS }, load.count(answers))
+      assert_both_took_part(answers)
+      assert.equal(1, #bed.stub:requests())
+      for _, answer in ipairs(answers) do
+        assert.equal(row.status == 429 and "7" or nil, answer.headers["retry-after"])
+      end
+    end)
+  end
+end)
+
+-- Half of them users, half of them ID tokens.
+local function make_credentials()
+  local users, id_tokens, credentials = {}, {}, {}
+  for i = 1, CREDENTIALS, 2 do
+    users["user" .. i] = "secret"
+    credentials[i] = "Basic " .. mime.b64("user" .. i .. ":secret")
+    id_tokens[#id_tokens + 1] = "id-token-" .. i
+    credentials[i + 1] = "Bearer id-token-" .. i
+  end
+  bed.stub:set { users = users, id_tokens = id_tokens }
+  return credentials
+end
+
+-- When the endpoint got the questions that each worker's requests led to, by the worker.
+local function list_times(answers, credentials)
+  local worker_of, times = {}, {}
+  for i, answer in ipairs(answers) do worker_of[credentials[i]] = gateway_probe.read_worker(answer) end
+  for _, question in ipairs(bed.stub:requests()) do
+    local worker = worker_of[stub_client.header(question, "Authorization")]
+    times[worker] = times[worker] or {}
+    table.insert(times[worker], question.time)
+  end
+  return times
+end
+
+-- The most questions that came within one another's time. A question is under way for so long at least.
+local function count_overlapping(times, seconds)
+  local most, first = 0, 1
+  for last, time in ipairs(times) do
+    while times[first] <= time - seconds do first = first + 1 end
+    most = math.max(most, last - first + 1)
+  end
+  return most
+end
+
+describe("500 credentials at once", function()
+  it("are all served, with at most max_inflight questions a worker under way", function()
+    local credentials = make_credentials()
+    bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
+    local answers = load.run(server.port, CREDENTIALS, function(i)
+      return bed:request("/v2/many/images/manifests/latest", "GET", { Authorization = credentials[i] })
+    end)
+    assert.same({ [200] = CREDENTIALS }, load.count(answers))
+    assert.equal(CREDENTIALS, #bed.stub:requests())
+    local workers = 0
+    for _, times in pairs(list_times(answers, credentials)) do
+      workers = workers + 1
+      local overlapping = count_overlapping(times, QUICK_SECONDS)
+      assert.is_true(overlapping <= MAX_INFLIGHT, overlapping .. " questions at once")
+      assert.is_true(overlapping > MAX_INFLIGHT / 2, "only " .. overlapping .. " questions at once")
+    end
+    assert.equal(2, workers)
+  end)
+end)
+
+-- nginx drops a timer that is one too many, with a line in its log, and nobody hears of it.
+describe("a worker that had no timers left", function()
+  local TIMERS = 4
+
+  it("asks again once it has", function()
+    local narrow = bed:start { workers = 1, gateway = "timeout = 1",
+      servers = ("lua_max_running_timers %d;"):format(TIMERS), locations = [[
+        location = /timers {
+          content_by_lua_block {
+            for _ = 1, tonumber(ngx.var.arg_count) do ngx.timer.at(0, function() ngx.sleep(1) end) end
+          }
+        }
+      ]] }
+    local function ask(i) return bed:request("/v2/timers/image" .. i .. "/manifests/latest") end
+    load.request(narrow.port, { target = "/timers?count=" .. TIMERS })
+    load.run(narrow.port, 2 * MAX_INFLIGHT, ask)
+    gateway_bed.await("an answer", function() return load.request(narrow.port, ask "last").status == 200 end)
+  end)
+end)

@@ -1,0 +1,207 @@
+-- While the token endpoint hangs: who needs it waits until a deadline, and nobody else notices; who goes away leaves
+-- nothing behind.
+
+local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
+local load = require "support.load"
+
+local TIMEOUT = 1
+-- Takes a request and stays silent.
+local HANG = { raw = "", ["end"] = "hold", times = "forever" }
+
+local bed, server
+
+setup(function()
+  bed = gateway_bed.open()
+  server = bed:start { locations = gateway_probe.LOCATIONS, gateway = "timeout = " .. TIMEOUT }
+end)
+teardown(function() gateway_bed.close(bed) end)
+before_each(function() bed.stub:reset() end)
+
+local function request_cold(name)
+  return bed:request("/v2/" .. name .. "/manifests/latest")
+end
+
+local function await_idle(one)
+  gateway_bed.await("the last question's end", function()
+    return gateway_probe.read_metric(one.port, "icptoken_inflight") == 0
+      and gateway_probe.read_metric(one.port, "icptoken_queued") == 0
+  end)
+end
+
+describe("while the endpoint hangs", function()
+  local WAITERS, ROUNDS, REQUESTS = 100, 5, 1000
+
+  local function median(values)
+    table.sort(values)
+    return values[math.ceil(#values / 2)]
+  end
+
+  -- The 99th percentile of requests that need no question, half of them to another location.
+  local function measure_others(cached)
+    local answers = load.run(server.port, REQUESTS, function(i)
+      return i % 2 == 0 and cached or { target = "/elsewhere" }
+    end, 4, true)
+    assert.same({ [200] = REQUESTS }, load.count(answers))
+    return load.percentile(answers, 0.99)
+  end
+
+  -- The same beside requests that wait until their deadline. Gives the percentile, and what those were answered.
+  local function measure_beside_waiters(cached, round)
+    local percentile
+    local waiters, tasks = {}, {}
+    for i = 1, WAITERS do
+      local request = request_cold(("waiting/round%d/image%d"):format(round, i))
+      tasks[i] = function()
+        repeat waiters[#waiters + 1] = load.perform(server.port, request) until percentile
+      end
+    end
+    tasks[WAITERS + 1] = function()
+      gateway_bed.await("questions under way", function()
+        return gateway_probe.read_metric(server.port, "icptoken_inflight") > 0
+      end)
+      percentile = measure_others(cached)
+    end
+    load.together(unpack(tasks))
+    return percentile, waiters
+  end
+
+  it("a cached token and another location are served as ever, and who waits gets 504 at the deadline", function()
+    local cached = request_cold "cached/image"
+    assert.equal(200, load.request(server.port, cached).status)
+    local quiet, hanging = {}, {}
+    bed.stub:plan(HANG)
+    for round = 1, ROUNDS do
+      quiet[round] = measure_others(cached)
+      local waiters
+      hanging[round], waiters = measure_beside_waiters(cached, round)
+      assert.same({ [504] = #waiters }, load.count(waiters))
+      for _, waiter in ipairs(waiters) do
+        assert.equal("UNAVAILABLE", (gateway_bed.read_error(waiter)))
+        assert.is_true(waiter.seconds > 0.99 * TIMEOUT and waiter.seconds < 3 * TIMEOUT, waiter.seconds)
+      end
+      await_idle(server)
+    end
+    assert.is_true(median(hanging) < 10 * median(quiet) + 0.1,
+      ("%.4f s, and in quiet %.4f s"):format(median(hanging), median(quiet)))
+  end)
+end)
+
+-- The head of an upload and the begin of its body. nginx does not see such a client go away, as there is still to read.
+local function request_upload(name)
+  return { raw = table.concat({ "POST /v2/" .. name .. "/blobs/uploads/ HTTP/1.1", "Host: registry",
+    "Authorization: " .. bed.credential, "Content-Length: 1000000", "", "first bytes" }, "\r\n") }
+end
+
+describe("a client that goes away while the endpoint hangs", function()
+  local PLACES = 3
+  local narrow
+
+  setup(function()
+    narrow = bed:start { workers = 1, locations = gateway_probe.LOCATIONS,
+      gateway = "timeout = 2, max_inflight = 1, max_queue = " .. PLACES }
+  end)
+
+  before_each(function() await_idle(narrow) end)
+
+  local function count_queued()
+    return gateway_probe.read_metric(narrow.port, "icptoken_queued")
+  end
+
+  local function is_refused(name)
+    local answer = load.request(narrow.port, request_cold(name))
+    return select(2, gateway_bed.read_error(answer)) == "queue_full"
+  end
+
+  -- One request whose question is under way, and as many that wait behind as there are places.
+  local function fill_queue(name, make)
+    local asking = load.send(narrow.port, request_cold(name .. "/first"))
+    gateway_bed.await("the first question", function() return #bed.stub:requests() == 1 end)
+    local waiting = {}
+    for i = 1, PLACES do waiting[i] = load.send(narrow.port, make(name .. "/waiting" .. i)) end
+    gateway_bed.await("a full queue", function() return count_queued() == PLACES end)
+    assert.is_true(is_refused(name .. "/refused"))
+    return asking, waiting
+  end
+
+  local function list_asked()
+    local names = {}
+    for i, question in ipairs(bed.stub:requests()) do names[i] = question.query.scope[1]:match "/(%w+):" end
+    return names
+  end
+
+  it("frees its place at once, and is not asked for", function()
+    bed.stub:plan { delay = { before = 1 } }
+    local asking, waiting = fill_queue("leaving", request_cold)
+    for _, connection in ipairs(waiting) do connection:close() end
+    gateway_bed.await("nginx to see them go", function() return gateway_probe.count_clients(narrow.port) == 1 end)
+    assert.equal(200, load.request(narrow.port, request_cold "leaving/last").status)
+    assert.equal(200, load.receive(asking).status)
+    assert.same({ "first", "last" }, list_asked())
+  end)
+
+  it("in the middle of an upload frees it at its deadline", function()
+    bed.stub:plan(HANG)
+    local asking, waiting = fill_queue("uploads", request_upload)
+    for _, connection in ipairs(waiting) do connection:close() end
+    assert.equal(504, load.receive(asking).status)
+    gateway_bed.await("the places", function() return count_queued() == 0 end)
+    bed.stub:reset()
+    assert.equal(200, load.request(narrow.port, request_cold "uploads/last").status)
+  end)
+end)
+
+describe("10,000 requests whose clients went away", function()
+  local ROUNDS, REQUESTS, CONCURRENCY = 5, 2000, 200
+  -- one in so many
+  local UPLOADS = 10
+  -- A heap grows by leaps, a leak grows in every round: 400 bytes lost a request would be as much for each worker.
+  local MAX_GROWTH_KILOBYTES, MAX_MORE_DESCRIPTORS = 400, 16
+  local small
+
+  setup(function()
+    -- Tokens that fill a large dict would look like a leak. So would refused uploads: nginx itself keeps a connection
+    -- for keepalive_timeout when the client resets it in the middle of a body that nobody wants.
+    small = bed:start { dict = "128k", locations = gateway_probe.LOCATIONS,
+      gateway = "timeout = 1, max_queue = " .. REQUESTS }
+  end)
+
+  local function abandon_all(round)
+    load.abandon(small.port, REQUESTS, function(i)
+      local make = i % UPLOADS == 0 and request_upload or request_cold
+      return make(("abandoned/round%d/image%d"):format(round, i))
+    end, CONCURRENCY, 0.005)
+    gateway_bed.await("the last client's end", function() return gateway_probe.count_clients(small.port) == 0 end)
+    await_idle(small)
+  end
+
+  -- A list of readings of each worker.
+  local function note_state(workers, read, notes)
+    for _, pid in ipairs(workers) do
+      notes[pid] = notes[pid] or {}
+      table.insert(notes[pid], read(pid))
+    end
+  end
+
+  local function compute_least_growth(notes)
+    local least = math.huge
+    for i = 2, #notes do least = math.min(least, notes[i] - notes[i - 1]) end
+    return least
+  end
+
+  it("leave no memory and no descriptors behind", function()
+    local workers, memory, descriptors = small:workers(), {}, {}
+    bed.stub:plan { delay = { before = 0.05 }, times = "forever" }
+    for round = 0, ROUNDS do
+      abandon_all(round)
+      note_state(workers, gateway_probe.read_memory, memory)
+      note_state(workers, gateway_probe.count_descriptors, descriptors)
+    end
+    for _, pid in ipairs(workers) do
+      local grown = compute_least_growth(memory[pid])
+      assert.is_true(grown < MAX_GROWTH_KILOBYTES, grown .. " kB more in every round")
+      local more = descriptors[pid][ROUNDS + 1] - descriptors[pid][1]
+      assert.is_true(more < MAX_MORE_DESCRIPTORS, more .. " descriptors more")
+    end
+  end)
+end)

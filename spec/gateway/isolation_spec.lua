@@ -1,0 +1,206 @@
+-- Two clusters behind one nginx: one that hangs does not harm the other, and no token crosses from one credential,
+-- scope or cluster to another.
+
+local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
+local icptoken = require "icptoken"
+local load = require "support.load"
+local mime = require "mime"
+local nginx = require "support.nginx"
+
+local NAMES = { "alpha", "beta" }
+local TIMEOUT = 1
+
+local HTTP = [[
+  lua_shared_dict icptoken 4m;
+  lua_check_client_abort on;
+  init_by_lua_block {
+    local new = require("icptoken.gateway").new
+    gateways = { alpha = new(%s), beta = new(%s) }
+  }
+  init_worker_by_lua_block { for _, gateway in pairs(gateways) do gateway:start() end }
+  server {
+    listen 127.0.0.1:@PORT@;
+    location = /metrics { content_by_lua_block { ngx.print(gateways.alpha:metrics(gateways.beta)) } }
+  }
+]]
+
+local SERVER = [[
+  server {
+    listen 127.0.0.1:@PORT%s@ backlog=4096;
+    keepalive_requests 1000000;
+    location /v2/ {
+      set $icptoken_authorization "";
+      set $icptoken_key "";
+      access_by_lua_block { gateways.%s:authorize() }
+      header_filter_by_lua_block { gateways.%s:observe() }
+      proxy_set_header Authorization $icptoken_authorization;
+      proxy_pass http://127.0.0.1:%d;
+    }
+  }
+]]
+
+-- By name: bed, and the port of its gateway.
+local clusters = {}
+local server
+
+local function start_server()
+  local options, servers = {}, {}
+  for i, name in ipairs(NAMES) do
+    local bed = clusters[name].bed
+    options[i] = bed:write_options(("name = %q, service = %q, timeout = %d"):format(name, name, TIMEOUT))
+    servers[i] = SERVER:format(name, name, name, bed.upstream.port)
+  end
+  server = nginx.start { http = HTTP:format(unpack(options)) .. table.concat(servers),
+    main = "thread_pool icptoken threads=16;" }
+  for _, name in ipairs(NAMES) do clusters[name].port = server.ports["PORT" .. name] end
+end
+
+setup(function()
+  for _, name in ipairs(NAMES) do clusters[name] = { bed = gateway_bed.open() } end
+  start_server()
+end)
+
+teardown(function()
+  if server then server:stop() end
+  for _, cluster in pairs(clusters) do gateway_bed.close(cluster.bed) end
+end)
+
+before_each(function()
+  for _, cluster in pairs(clusters) do cluster.bed.stub:reset() end
+end)
+
+describe("a cluster whose endpoint hangs", function()
+  local ROUNDS, REQUESTS, CLIENTS, WAITERS = 3, 200, 8, 50
+
+  local function make_request(cluster, name)
+    return cluster.bed:request("/v2/isolated/" .. name .. "/manifests/latest")
+  end
+
+  -- The 99th percentile of requests to the other one, half of them for new tokens.
+  local function measure_other(round)
+    local answers = load.run(clusters.beta.port, REQUESTS, function(i)
+      return make_request(clusters.beta, i % 2 == 0 and "cached" or round .. i)
+    end, CLIENTS)
+    assert.same({ [200] = REQUESTS }, load.count(answers))
+    return load.percentile(answers, 0.99)
+  end
+
+  -- The same while requests wait for the one that hangs.
+  local function measure_beside_waiters(round)
+    local percentile
+    local waiters, tasks = {}, {}
+    for i = 1, WAITERS do
+      tasks[i] = function()
+        repeat
+          waiters[#waiters + 1] = load.perform(clusters.alpha.port, make_request(clusters.alpha, round .. i))
+        until percentile
+      end
+    end
+    tasks[WAITERS + 1] = function()
+      gateway_bed.await("questions that hang", function()
+        return gateway_probe.read_metric(server.port, "icptoken_inflight", 'gateway="alpha"') > 0
+      end)
+      percentile = measure_other(round)
+    end
+    load.together(unpack(tasks))
+    assert.same({ [504] = #waiters }, load.count(waiters))
+    return percentile
+  end
+
+  it("leaves the other one unharmed", function()
+    clusters.alpha.bed.stub:plan { raw = "", ["end"] = "hold", times = "forever" }
+    local quiet, hanging = {}, {}
+    for round = 1, ROUNDS do
+      quiet[round] = measure_other("quiet" .. round .. "/")
+      hanging[round] = measure_beside_waiters("hanging" .. round .. "/")
+    end
+    table.sort(quiet)
+    table.sort(hanging)
+    assert.is_true(hanging[2] < 10 * quiet[2] + 0.1, ("%.4f s, and in quiet %.4f s"):format(hanging[2], quiet[2]))
+  end)
+end)
+
+describe("50 credentials at two clusters", function()
+  local REQUESTS, CLIENTS, USERS = 5000, 40, 50
+  -- What is asked for, and the scopes that it takes.
+  local CASES = {
+    { "GET", "/v2/", "" },
+    { "GET", "/v2/_catalog", "registry:catalog:*" },
+    { "GET", "/v2/team/app/manifests/latest", "repository:team/app:pull" },
+    { "GET", "/v2/team/app2/tags/list", "repository:team/app2:pull" },
+    { "PUT", "/v2/team/app/manifests/latest", "repository:team/app:pull,push" },
+    { "DELETE", "/v2/team/app/manifests/latest", "repository:team/app:delete,*" },
+    { "POST", "/v2/team/app/blobs/uploads/?mount=sha256:0&from=team/base",
+      "repository:team/app:pull,push repository:team/base:pull" },
+  }
+
+  local function log_in(stub, name, password)
+    local identity = assert(icptoken.login { host = "localhost", port = stub.port, cacert = stub.ca,
+      username = name, password = password })
+    return "Bearer " .. identity.id_token
+  end
+
+  -- The same names and passwords at both clusters; each second user comes with an ID token.
+  local function make_credentials(stub)
+    local passwords, credentials = {}, {}
+    for i = 1, USERS do passwords["user" .. i] = "secret" .. i end
+    -- tokens so short-lived that they are renewed and end meanwhile
+    stub:set { users = passwords, expires_in = 3 }
+    for i = 1, USERS do
+      local name = "user" .. i
+      credentials[name] = i % 2 == 0 and log_in(stub, name, passwords[name])
+        or "Basic " .. mime.b64(name .. ":" .. passwords[name])
+    end
+    return credentials
+  end
+
+  -- Makes random requests to a cluster. Gives the answers, and what each was for.
+  local function ask_at_random(cluster)
+    local credentials, chosen = make_credentials(cluster.bed.stub), {}
+    local function ask()
+      cluster.answers = load.run(cluster.port, REQUESTS, function(i)
+        local user, case = "user" .. math.random(USERS), CASES[math.random(#CASES)]
+        chosen[i] = { user = user, scopes = case[3] }
+        return cluster.bed:request(case[2], case[1], { Authorization = credentials[user] })
+      end, CLIENTS, true)
+    end
+    cluster.chosen = chosen
+    return ask
+  end
+
+  -- What a JWT says of whose it is.
+  local function describe_jwt(answer)
+    local jwt = icptoken.decode(gateway_bed.read_echo(answer).headers.authorization:sub(8))
+    return { user = jwt.claims.sub, service = jwt.claims.aud, key = jwt.header.kid,
+      scopes = gateway_bed.read_scopes(answer) }
+  end
+
+  it("get through 10,000 random requests each its own token", function()
+    math.randomseed(7)
+    load.together(ask_at_random(clusters.alpha), ask_at_random(clusters.beta))
+    for name, cluster in pairs(clusters) do
+      assert.same({ [200] = REQUESTS }, load.count(cluster.answers))
+      for i, answer in ipairs(cluster.answers) do
+        local chosen = cluster.chosen[i]
+        assert.same({ user = chosen.user, service = name, key = cluster.bed.stub.key_name, scopes = chosen.scopes },
+          describe_jwt(answer))
+      end
+      -- more than one each: some were renewed
+      assert.is_true(#cluster.bed.stub:requests() > USERS * #CASES)
+    end
+  end)
+
+  it("get nothing with another's password, or where they are not known", function()
+    local credentials = make_credentials(clusters.alpha.bed.stub)
+    make_credentials(clusters.beta.bed.stub)
+    local request = clusters.alpha.bed:request("/v2/team/app/manifests/latest", "GET",
+      { Authorization = credentials.user2 })
+    assert.equal(200, load.request(clusters.alpha.port, request).status)
+    assert.equal(401, load.request(clusters.beta.port, request).status)
+    request.headers.Authorization = credentials.user1
+    assert.equal(200, load.request(clusters.beta.port, request).status)
+    request.headers.Authorization = "Basic " .. mime.b64 "user1:secret3"
+    assert.equal(401, load.request(clusters.beta.port, request).status)
+  end)
+end)

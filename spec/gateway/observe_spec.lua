@@ -1,0 +1,303 @@
+-- What gateway:observe makes of a registry's 401: clients see the gateway's challenge, and a token that the registry
+-- calls invalid is replaced, once.
+
+local gateway_bed = require "support.gateway_bed"
+local icptoken = require "icptoken"
+local load = require "support.load"
+local nginx = require "support.nginx"
+local registry_server = require "support.registry"
+local stub_client = require "support.stub"
+
+local BASIC = 'Basic realm="IBM Cloud Private"'
+local BEARER = 'Bearer realm="https://gate.example/login",service="token-service",scope="repository:a:pull"'
+local CHOOSE_BEARER = [[challenge = "bearer", realm = "https://gate.example/login"]]
+local INVALID = 'Bearer realm="https://icp.example/t",service="s",error="invalid_token"'
+local INSUFFICIENT = 'Bearer realm="https://icp.example/t",service="s",scope="x",error="insufficient_scope"'
+
+-- Locations for a spec: forgets that a token was dropped a moment ago, and says for how long that is remembered.
+local DROPS = [[
+  location = /drops {
+    content_by_lua_block {
+      local dict = ngx.shared.icptoken
+      for _, name in ipairs(dict:get_keys(0)) do
+        if #name == 33 and name:sub(1, 1) == "d" then
+          ngx.print(dict:ttl(name))
+          dict:delete(name)
+        end
+      end
+    }
+  }
+]]
+
+-- A request that what stands for the registry answers with 401 and this challenge.
+local function make_refused(bed, challenge, target)
+  return bed:request(target or "/v2/a/manifests/1", "GET",
+    { ["X-Test-Status"] = "401", ["X-Test-Challenge"] = challenge })
+end
+
+local function read_metric(gate, name)
+  return tonumber(load.request(gate.port, { target = "/metrics" }).body:match(name .. "{[^\n]*} (%d+)"))
+end
+
+-- A registry that answers with 401 and the challenges that the request tells it, each in a header of its own.
+local REFUSING = [[
+  server {
+    listen 127.0.0.1:@PORT@;
+    location / {
+      content_by_lua_block {
+        local challenges = ngx.req.get_headers()["x-challenges"] or ""
+        ngx.req.socket(true):send("HTTP/1.1 401 Unauthorized\r\n"
+          .. challenges:gsub("([^|]*)|", "WWW-Authenticate: %1\r\n")
+          .. "X-Registry: kept\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbody\n")
+      }
+    }
+  }
+]]
+
+describe("a registry's 401", function()
+  local bed, registry, basic_gate, bearer_gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    registry = nginx.start { http = REFUSING, workers = 1 }
+    basic_gate = bed:start { workers = 1, upstream = registry }
+    bearer_gate = bed:start { workers = 1, upstream = registry, gateway = CHOOSE_BEARER }
+  end)
+  teardown(function()
+    gateway_bed.close(bed)
+    if registry then registry:stop() end
+  end)
+
+  -- the registry's challenges, each with | behind it, and the error that remains of them
+  for _, case in ipairs {
+    { "" }, { "|" }, { "||" }, { 'Basic realm="registry"|' }, { "Negotiate|" }, { 'garbage "|' }, { "Bearer|" },
+    { 'Bearer realm="https://icp.example/t",service="s"|' },
+    { 'Bearer realm="https://icp.example/t",service="s",error="invalid_request"|' },
+    { INVALID .. "|", ',error="invalid_token"' }, { "bEaReR error=invalid_token|", ',error="invalid_token"' },
+    { 'Basic realm="registry"|' .. INVALID .. "|", ',error="invalid_token"' },
+    { INVALID .. '|Basic realm="registry"|Negotiate|', ',error="invalid_token"' },
+    { 'Basic realm="registry"|Negotiate abc=|Digest a=b|' },
+  } do
+    local challenges, remains = case[1], case[2] or ""
+
+    it(("with %s has the gateway's challenge"):format(challenges == "" and "no challenge" or challenges), function()
+      for gate, own in pairs { [basic_gate] = BASIC, [bearer_gate] = BEARER .. remains } do
+        for method, body in pairs { GET = "body\n", HEAD = "" } do
+          local answer = load.request(gate.port,
+            bed:request("/v2/a/manifests/1", method, { ["X-Challenges"] = challenges }))
+          assert.equal(401, answer.status, answer.problem)
+          assert.equal(own, answer.headers["www-authenticate"])
+          assert.same({ "kept", body }, { answer.headers["x-registry"], answer.body })
+        end
+      end
+    end)
+  end
+
+  it("with several challenges that want more access is a 403 without any", function()
+    local answer = load.request(basic_gate.port, bed:request("/v2/a/manifests/1", "GET",
+      { ["X-Challenges"] = ('Basic realm="registry"|%s|Negotiate|'):format(INSUFFICIENT) }))
+    assert.equal(403, answer.status)
+    assert.is_nil(answer.headers["www-authenticate"])
+    assert.equal("body\n", answer.body)
+  end)
+
+  it("has it also where the function 'scope' fails just then", function()
+    local gate = bed:start { workers = 1, gateway = CHOOSE_BEARER .. [[, scope = function()
+      if ngx.get_phase() == "header_filter" then error("hush") end
+      return "repository:a:pull"
+    end]] }
+    local answer = load.request(gate.port, make_refused(bed, INVALID))
+    assert.equal(401, answer.status)
+    assert.equal('Bearer realm="https://gate.example/login",service="token-service",error="invalid_token"',
+      answer.headers["www-authenticate"])
+    gate:stop()
+  end)
+
+  it("is the only answer that is changed", function()
+    local gate = bed:start { workers = 1 }
+    for _, status in ipairs { "200", "202", "400", "403", "404", "416", "429", "500", "503" } do
+      local answer = load.request(gate.port, bed:request("/v2/a/manifests/1", "GET",
+        { ["X-Test-Status"] = status, ["X-Test-Challenge"] = INVALID }))
+      assert.equal(tonumber(status), answer.status)
+      assert.equal(INVALID, answer.headers["www-authenticate"])
+    end
+    gate:stop()
+  end)
+end)
+
+describe("a token that the registry", function()
+  local bed, gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    gate = bed:start { locations = DROPS }
+  end)
+  teardown(function() gateway_bed.close(bed) end)
+  before_each(function() bed.stub:reset() end)
+
+  -- Asks for a key as often as that, refused each time, and says how often the endpoint was asked.
+  local function count_questions(times, challenge, target)
+    local answers = load.run(gate.port, times, function() return make_refused(bed, challenge, target) end, 1)
+    return #bed.stub:requests(), load.count(answers)
+  end
+
+  it("calls invalid is replaced with the next request, by one question", function()
+    local dropped = read_metric(gate, "icptoken_dropped_total")
+    local target = "/v2/replaced/manifests/1"
+    assert.equal(401, load.request(gate.port, make_refused(bed, INVALID, target)).status)
+    assert.equal(1, #bed.stub:requests())
+    for _ = 1, 10 do assert.equal(200, load.request(gate.port, bed:request(target)).status) end
+    assert.equal(2, #bed.stub:requests())
+    assert.equal(dropped + 1, read_metric(gate, "icptoken_dropped_total"))
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry refused its token", gate:log())
+  end)
+
+  it("calls invalid again and again is dropped once in 10 seconds", function()
+    local target = "/v2/again/manifests/1"
+    load.request(gate.port, { target = "/drops" })
+    assert.same({ 2, { [401] = 20 } }, { count_questions(20, INVALID, target) })
+    local seconds = tonumber(load.request(gate.port, { target = "/drops" }).body:match "^[%d.]+$")
+    assert.is_true(seconds and seconds > 0 and seconds <= 10)
+    -- as if they were over
+    assert.equal(3, (count_questions(20, INVALID, target)))
+  end)
+
+  it("calls insufficient is a 403, and nothing is asked or dropped", function()
+    local dropped = read_metric(gate, "icptoken_dropped_total")
+    local target = "/v2/insufficient/manifests/1"
+    assert.same({ 1, { [403] = 20 } }, { count_questions(20, INSUFFICIENT, target) })
+    local answer = load.request(gate.port, make_refused(bed, INSUFFICIENT, target))
+    assert.is_nil(answer.headers["www-authenticate"])
+    assert.equal(target, gateway_bed.read_echo(answer).target)
+    assert.equal(dropped, read_metric(gate, "icptoken_dropped_total"))
+  end)
+
+  it("refuses for another reason is kept", function()
+    for i, challenge in ipairs { "", 'Basic realm="x"', 'Bearer realm="a",error="invalid_request"', "Bearer",
+      'Bearer realm="error=\\"invalid_token\\""', 'Digest error="invalid_token"', "garbage" } do
+      bed.stub:reset()
+      assert.equal(1, (count_questions(5, challenge, ("/v2/kept%d/manifests/1"):format(i))), challenge)
+    end
+  end)
+
+  it("calls invalid is dropped for its key alone", function()
+    local target = "/v2/%s/manifests/1"
+    for _, name in ipairs { "one", "other" } do load.request(gate.port, bed:request(target:format(name))) end
+    count_questions(2, INVALID, target:format "one")
+    bed.stub:reset()
+    load.request(gate.port, bed:request(target:format "other"))
+    assert.same({}, bed.stub:requests())
+  end)
+end)
+
+-- A registry that holds back an answer until it is told to go on.
+local HOLDING = [[
+  lua_shared_dict held 1m;
+  server {
+    listen 127.0.0.1:@PORT@;
+    location / {
+      content_by_lua_block {
+        local headers = ngx.req.get_headers()
+        if headers["x-held"] then
+          ngx.shared.held:set("here", true)
+          repeat ngx.sleep(0.01) until ngx.shared.held:get "go"
+        end
+        ngx.status = tonumber(headers["x-test-status"]) or 200
+        ngx.header["WWW-Authenticate"] = headers["x-test-challenge"]
+        ngx.print(require "cjson".encode { headers = headers })
+      }
+    }
+    location = /here { content_by_lua_block { ngx.print(tostring(ngx.shared.held:get "here")) } }
+    location = /go { content_by_lua_block { ngx.shared.held:set("go", true) } }
+  }
+]]
+
+describe("a late refusal", function()
+  local bed, gate, registry
+
+  setup(function()
+    bed = gateway_bed.open()
+    registry = nginx.start { http = HOLDING, workers = 1 }
+    gate = bed:start { upstream = registry, locations = DROPS }
+  end)
+  teardown(function()
+    gateway_bed.close(bed)
+    if registry then registry:stop() end
+  end)
+
+  it("does not drop the token that has come since", function()
+    local late, renewed
+    local function perform(request) return load.perform(gate.port, request) end
+    load.together(function()
+      local request = make_refused(bed, INVALID)
+      request.headers["X-Held"] = "yes"
+      late = perform(request)
+    end, function()
+      gateway_bed.await("the request", function()
+        return load.perform(registry.port, { target = "/here" }).body == "true"
+      end)
+      perform(make_refused(bed, INVALID))
+      renewed = perform(bed:request "/v2/a/manifests/1")
+      perform { target = "/drops" }
+      load.perform(registry.port, { target = "/go" })
+    end)
+    assert.equal(401, late.status)
+    assert.equal(2, #bed.stub:requests())
+    local after = perform(bed:request "/v2/a/manifests/1")
+    assert.equal(gateway_bed.read_claims(renewed).jti, gateway_bed.read_claims(after).jti)
+    assert.not_equal(gateway_bed.read_claims(late).jti, gateway_bed.read_claims(after).jti)
+    assert.equal(2, #bed.stub:requests())
+  end)
+end)
+
+describe("a real registry", function()
+  local bed, gate, registry, next_stub
+  local NAMES = { "a", "b", "c/d", "e/f/g", "h" }
+
+  setup(function()
+    bed = gateway_bed.open()
+    next_stub = stub_client.start()
+    registry = registry_server.start { realm = "https://icp.example/t", service = "token-service",
+      certificate = next_stub.token_signing_cert }
+    gate = bed:start { upstream = { port = tonumber(registry.address:match "%d+$") } }
+  end)
+  teardown(function()
+    gateway_bed.close(bed)
+    if registry then registry.stop() end
+    if next_stub then next_stub:stop() end
+  end)
+  before_each(function() bed.stub:reset() end)
+
+  local function ask(name)
+    return load.request(gate.port, bed:request(("/v2/%s/tags/list"):format(name)))
+  end
+
+  -- What the endpoint gives once it has the key that the registry knows.
+  local function make_good(name)
+    return assert(icptoken.fetch { host = "localhost", port = next_stub.port, cacert = next_stub.ca,
+      id_token = next_stub.id_token, service = "token-service", scope = ("repository:%s:pull"):format(name) }).token
+  end
+
+  it("with another key costs each key one refused request and one question", function()
+    for _, name in ipairs(NAMES) do
+      local answer = ask(name)
+      assert.equal(401, answer.status)
+      assert.equal(BASIC, answer.headers["www-authenticate"])
+    end
+    for _, name in ipairs(NAMES) do bed.stub:plan { token = make_good(name) } end
+    for _ = 1, 5 do
+      for _, name in ipairs(NAMES) do assert.equal(404, ask(name).status) end
+    end
+    assert.equal(2 * #NAMES, #bed.stub:requests())
+  end)
+
+  it("that always wants more access costs no question", function()
+    bed.stub:plan { token = make_good "elsewhere" }
+    for _ = 1, 10 do
+      local answer = ask "more"
+      assert.equal(403, answer.status)
+      assert.is_nil(answer.headers["www-authenticate"])
+    end
+    assert.equal(1, #bed.stub:requests())
+  end)
+end)

@@ -1,0 +1,201 @@
+-- Wrong options keep nginx from starting, with a message that names the option; and the documents know all options
+-- there are.
+
+local files = require "support.files"
+local options_reader = require "icptoken.gateway.options"
+
+local CONFIGURATION = [[
+daemon off;
+pid @DIR@/nginx.pid;
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+events {}
+http {
+  client_body_temp_path @DIR@/body;
+  proxy_temp_path @DIR@/proxy;
+  fastcgi_temp_path @DIR@/fastcgi;
+  uwsgi_temp_path @DIR@/uwsgi;
+  scgi_temp_path @DIR@/scgi;
+  lua_package_path "@ROOT@/lua/?.lua;;";
+  lua_package_cpath "@ROOT@/build/luajit/?.so;;";
+  @DICT@
+  init_by_lua_block { @LUA@ }
+}
+]]
+
+local function capture(command)
+  local process = assert(io.popen(command))
+  local output = process:read "*a"
+  process:close()
+  return output
+end
+
+describe("the options of a gateway", function()
+  local dir, root
+
+  setup(function() dir, root = capture "mktemp -d && pwd":match "^(.-)\n(.-)\n" end)
+  teardown(function() if dir then os.execute("rm -rf " .. dir) end end)
+
+  -- Starts nginx with this in init_by_lua, where it ends. Gives why: "accepted", or a line of the gateway's.
+  local function try(lua, dict)
+    local values = { DIR = dir, ROOT = root, LUA = lua .. ' error("accepted", 0)',
+      DICT = dict or "lua_shared_dict icptoken 1m;" }
+    files.write(dir .. "/nginx.conf", (CONFIGURATION:gsub("@(%u+)@", values)))
+    local output = capture(("timeout 20 nginx -p %s -c %s/nginx.conf -e stderr 2>&1; echo $?"):format(dir, dir))
+    assert.equal("1", output:match "(%d+)\n$", output)
+    return assert(output:match "init_by_lua error: ([^\n]*)\n", output)
+  end
+
+  local function construct(options)
+    return ('require("icptoken.gateway").new { host = "mycluster.icp", %s }'):format(options)
+  end
+
+  local function assert_accepted(lua, dict)
+    assert.equal("accepted", try(lua, dict))
+  end
+
+  local function assert_refused(lua, words, dict)
+    local message = try(lua, dict)
+    assert.matches("^icptoken%.gateway: ", message)
+    for _, word in ipairs(words) do assert.matches(word, message, 1, true) end
+    assert.is_nil(message:find("hunter2", 1, true))
+  end
+
+  it("may be all that there are", function()
+    assert_accepted(construct [[
+      cacert = "/etc/ssl/certs/ca-certificates.crt", port = 8443, resolve = { ["mycluster.icp:8443"] = "10.0.0.5" },
+      headers = { ["X-Team"] = "blue" }, retries = 1, connect_timeout = 5,
+      service = "token-service", account = "a", client_id = "c", offline_token = true, timeout = 5, max_inflight = 4,
+      max_queue = 10, error_ttl = 0.5, challenge = "bearer", realm = "https://gate.example/login", token_user = "token",
+      delete_actions = "delete", credential = function() end, scope = function() end, name = "gate", dict = "icptoken",
+      thread_pool = "icptoken",
+    ]])
+  end)
+
+  it("may be just a host, or a URL", function()
+    assert_accepted(construct "")
+    assert_accepted 'require("icptoken.gateway").new { url = "https://mycluster.icp:8443/token" }'
+  end)
+
+  -- the option, wrong values in Lua, and what the message says of it
+  for _, case in ipairs {
+    { "name", { "1", '""', "{}" }, "must be a string" },
+    { "service", { "1", '""', "{}", "false" }, "must be a string" },
+    { "account", { "1", '""' }, "must be a string" },
+    { "client_id", { "1", '""' }, "must be a string" },
+    { "offline_token", { '"yes"', "1" }, "must be a boolean" },
+    { "delete_actions", { '""', "1", '"delete all"', '",delete"', '"delete:x"', [["a\n"]], "{}" }, "must be actions" },
+    { "credential", { '"hunter2"', "{}", "true", '{ id_token = "hunter2" }' }, "must be a function" },
+    { "scope", { '"repository:a:pull"', '{ "repository:a:pull" }' }, "must be a function" },
+    { "challenge", { '"digest"', '"Basic"', "true", '""' }, 'must be "basic" or "bearer"' },
+    { "realm", { "1", '""' }, "must be a string" },
+    { "token_user", { "1", '""', "true" }, "must be a string" },
+    { "timeout", { "0", "-1", '"10"', "0/0", "math.huge", "{}" }, "must be a number of seconds above 0" },
+    { "error_ttl", { "0", "-1", '"5"', "0/0", "math.huge" }, "must be a number of seconds above 0" },
+    { "max_inflight", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
+    { "max_queue", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
+    { "dict", { "1", '""', "ngx.shared.icptoken" }, "must be the name of a lua_shared_dict" },
+    { "thread_pool", { "1", '""', "{}" }, "must be the name of a thread_pool" },
+  } do
+    local name, values, words = case[1], case[2], case[3]
+
+    it("refuse a wrong value for " .. name, function()
+      for _, value in ipairs(values) do
+        assert_refused(construct(("%s = %s"):format(name, value)), { "option '" .. name .. "'", words })
+      end
+    end)
+  end
+
+  for name, instead in pairs { id_token = "credential", id_token_file = "credential", username = "credential",
+    password = "credential", login = "credential", anonymous = "credential", parallel = "max_inflight" } do
+    it("have no place for " .. name, function()
+      for _, value in ipairs { '"hunter2"', "4", "true", "false", "function() end" } do
+        assert_refused(construct(("%s = %s"):format(name, value)),
+          { "option '" .. name .. "' has no place here", "see '" .. instead .. "'" })
+      end
+    end)
+  end
+
+  it("are plain data but for the two functions", function()
+    for _, option in ipairs { "port", "cacert", "headers", "service_name", "key_password" } do
+      assert_refused(construct(option .. " = function() end"), { "'" .. option .. "'", "plain data", "function" })
+    end
+    assert_refused(construct "headers = { A = function() end }", { "'headers'", "plain data", "function" })
+    assert_refused(construct "resolve = { a = { b = { c = print } } }", { "'resolve'", "plain data", "function" })
+    assert_refused(construct "proxy = coroutine.create(print)", { "'proxy'", "plain data", "thread" })
+    assert_refused(construct "headers = { A = ngx.null }", { "'headers'", "plain data", "userdata" })
+    assert_refused(construct "port = 8443LL", { "'port'", "plain data", "cdata" })
+  end)
+
+  -- what belongs to the client, and what the message says of it
+  for options, words in pairs {
+    ["port = '8443'"] = { "option 'port'" }, ["port = 70000"] = { "option 'port'" },
+    ["cacert = 1"] = { "option 'cacert'" }, ["insecure = 'hunter2'"] = { "option 'insecure'" },
+    ["hots = 1"] = { "'hots'", "'host'" }, ["cacret = 'hunter2'"] = { "'cacret'", "'cacert'" },
+    ["[1] = 'hunter2'"] = {}, ["[true] = 1"] = {}, ["completely_different = 1"] = { "'completely_different'" },
+    ["url = 'https://a/b'"] = { "'url'" }, ["headers = { Authorization = 'hunter2' }"] = { "'headers'" },
+    ["key = '/hunter2'"] = { "'key'", "'cert'" }, ["retries = -1"] = { "'retries'" },
+    ["http_version = '3'"] = { "'http_version'" },
+  } do
+    it("refuse as the client's would: " .. options, function() assert_refused(construct(options), words) end)
+  end
+
+  it("are a table with an endpoint", function()
+    for _, lua in ipairs { "new()", "new('hunter2')", "new(1)", "new(true)", "new(print)" } do
+      assert_refused('require("icptoken.gateway").' .. lua, { "table of options" })
+    end
+    assert_refused('require("icptoken.gateway").new {}', { "'host'", "'url'" })
+  end)
+
+  it("of a Bearer challenge need the URL to go to", function()
+    for _, options in ipairs { "", ", realm = 'IBM Cloud Private'", ", realm = 'ftp://a/b'", ", realm = 'https:/a'" } do
+      assert_refused(construct("challenge = 'bearer'" .. options), { "'bearer'", "'realm'", "URL" })
+    end
+  end)
+
+  it("name a dict that nginx has", function()
+    assert_refused(construct "", { "lua_shared_dict icptoken 16m;" }, "")
+    assert_refused(construct "dict = 'other'", { "lua_shared_dict other 16m;" })
+    assert_accepted(construct "dict = 'other'", "lua_shared_dict other 1m;")
+  end)
+
+  it("are of no use where nginx has no threads", function()
+    assert_refused("ngx.run_worker_thread = nil " .. construct "", { "ngx.run_worker_thread", "--with-threads" })
+  end)
+
+  describe("in the documents", function()
+    local names = options_reader.list_names()
+    table.sort(names)
+
+    -- The rows of the README's table: name and default.
+    local function read_table()
+      local chapter = files.read "README.md":match "\n### gateway%.new%(options%)\n(.-)\n###"
+      local rows = {}
+      for cells, default in chapter:gmatch "\n| (`[^|]+) |([^|]*)|" do
+        for name in cells:gmatch "`([%w_]+)`" do rows[name] = default:match "^%s*(.-)%s*$" end
+      end
+      return rows
+    end
+
+    it("are those there are", function()
+      local in_readme, in_types = {}, {}
+      for name in pairs(read_table()) do in_readme[#in_readme + 1] = name end
+      local class = files.read "types/icptoken.lua":match "(%-%-%-@class icptoken%.GatewayOptions.-)\n\n"
+      for name in class:gmatch "%-%-%-@field ([%w_]+)" do in_types[#in_types + 1] = name end
+      table.sort(in_readme)
+      table.sort(in_types)
+      assert.same(names, in_readme)
+      assert.same(names, in_types)
+    end)
+
+    it("have the defaults that they have", function()
+      local settings = options_reader.read { host = "mycluster.icp" }
+      for name, default in pairs(read_table()) do
+        local value = settings[name]
+        if name == "name" then value = nil end -- told in words
+        local written = default:match '^`"(.*)"`$' or tonumber(default) or nil
+        assert.equal(value, written, name)
+      end
+    end)
+  end)
+end)

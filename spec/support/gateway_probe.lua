@@ -1,0 +1,98 @@
+-- What specs of the gateway under load look at: which worker answered, its numbers, its processes. And a hand in its
+-- dict, to make tokens old.
+
+local files = require "support.files"
+local gateway_bed = require "support.gateway_bed"
+local load = require "support.load"
+
+local gateway_probe = {}
+
+--- For the option `locations` of a gateway: every answer tells the worker, /connections how many clients are
+-- connected and how many wait for an answer, and /age makes all tokens due for renewal, with so many seconds left if any
+-- are given. A token's record in the dict begins with two doubles: when it ends, and when to renew it.
+gateway_probe.LOCATIONS = [[
+    add_header X-Worker $pid always;
+    location = /connections { return 200 "$connections_active $connections_writing"; }
+    location = /age {
+      content_by_lua_block {
+        local dict, aged, left = ngx.shared.icptoken, 0, tonumber(ngx.var.arg_left)
+        local end_at = left and require "ffi".new("double[1]", require "icptoken.gateway.clock".now() + left)
+        for _, name in ipairs(dict:get_keys(0)) do
+          if #name == 32 then
+            local value = dict:get(name)
+            local head = end_at and require "ffi".string(end_at, 8) or value:sub(1, 8)
+            assert(dict:set(name, head .. ("\0"):rep(8) .. value:sub(17), dict:ttl(name)))
+            aged = aged + 1
+          end
+        end
+        ngx.print(aged)
+      }
+    }
+]]
+
+--- Makes all tokens due for renewal, and end in `left` seconds if that is given. Gives how many they are.
+function gateway_probe.age_tokens(port, left)
+  return tonumber(load.perform(port, { target = "/age" .. (left and "?left=" .. left or "") }).body)
+end
+
+--- The process number of the worker that answered.
+function gateway_probe.read_worker(answer)
+  return tonumber(answer.headers["x-worker"])
+end
+
+--- How many of the answers each worker gave, by its process number.
+function gateway_probe.count_by_worker(answers)
+  local counts = {}
+  for _, answer in ipairs(answers) do
+    local pid = gateway_probe.read_worker(answer)
+    counts[pid] = (counts[pid] or 0) + 1
+  end
+  return counts
+end
+
+--- Connections (kept, for load.perform) to all of so many workers, as many to each: lists by the process number.
+function gateway_probe.reach_workers(port, workers, each)
+  local reached, missing, spare = {}, workers * each, {}
+  gateway_bed.await("all workers to take requests", function()
+    local kept = {}
+    local pid = gateway_probe.read_worker(load.perform(port, { target = "/elsewhere" }, kept))
+    reached[pid] = reached[pid] or {}
+    -- what a worker has too many stays open meanwhile, else it would get the next one as well
+    local is_spare = #reached[pid] == each
+    table.insert(is_spare and spare or reached[pid], kept)
+    missing = missing - (is_spare and 0 or 1)
+    return missing == 0
+  end)
+  for _, kept in ipairs(spare) do kept.connection:close() end
+  return reached
+end
+
+--- One number of a gateway's metrics, or the sum of a family's. label: as in the text, for instance `result="ok"`.
+function gateway_probe.read_metric(port, name, label)
+  local sum = 0
+  for labels, value in load.perform(port, { target = "/metrics" }).body:gmatch("\n" .. name .. "{([^}]*)} (%S+)") do
+    if not label or labels:find(label, 1, true) then sum = sum + tonumber(value) end
+  end
+  return sum
+end
+
+--- How many clients are connected, and how many of them wait for an answer, besides the one that asks.
+function gateway_probe.count_clients(port)
+  local connected, waiting = load.perform(port, { target = "/connections" }).body:match "^(%d+) (%d+)$"
+  return connected - 1, waiting - 1
+end
+
+--- Kilobytes of memory that a process has.
+function gateway_probe.read_memory(pid)
+  return tonumber(files.read("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)")
+end
+
+--- How many descriptors a process has open.
+function gateway_probe.count_descriptors(pid)
+  local process = assert(io.popen("ls /proc/" .. pid .. "/fd"))
+  local _, count = process:read("*a"):gsub("\n", "")
+  process:close()
+  return count
+end
+
+return gateway_probe
