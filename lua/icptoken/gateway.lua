@@ -36,16 +36,28 @@ local function log(level, message)
   ngx.log(level, "icptoken: ", message)
 end
 
--- Where an error of a user's function was raised, without what it says, as that may hold a credential.
-local function find_place(problem)
-  return tostring(problem):match "^[^\n]-:%d+:" or "an unknown place:"
+-- The innermost place in Lua code of what is under way.
+local function find_place()
+  local level = 2
+  local info = debug.getinfo(level, "Sl")
+  while info and info.currentline <= 0 do
+    level = level + 1
+    info = debug.getinfo(level, "Sl")
+  end
+  return info and ("%s:%d"):format(info.short_src, info.currentline) or "an unknown place"
+end
+
+-- Calls a function. Returns true and its first result; or false and where it raised an error. What that says is not
+-- looked at, as it may hold a credential.
+local function call(callback, ...)
+  return xpcall(callback, find_place, ...)
 end
 
 -- Calls an option that is a function. Returns whether it returned, and its first result.
 local function call_user(name, callback)
-  local ok, result = pcall(callback)
+  local ok, result = call(callback)
   if ok then return true, result end
-  log(ngx.ERR, ("the function '%s' raised an error at %s its message is not shown"):format(name, find_place(result)))
+  log(ngx.ERR, ("the function '%s' raised an error at %s: its message is not shown"):format(name, result))
   return false
 end
 
@@ -93,9 +105,10 @@ end
 
 -- Has a token renewed that is good for a while. Returns how the current one is to be called.
 local function renew(self, name, end_at, kind, rest, scopes, defaults)
-  if self.store:is_paused(self.client.name) or self.store:is_paused(name) then return "stale" end
-  self.flights:renew(name, end_at, function() return make_request(self, kind, rest, scopes, defaults) end)
-  return "cached"
+  local goes_on = self.flights:renew(name, end_at, function()
+    return make_request(self, kind, rest, scopes, defaults)
+  end)
+  return goes_on and "cached" or "stale"
 end
 
 -- Finds or gets the token. Returns its Authorization value, where it is from, when it ends; or nil and a failure.
@@ -170,8 +183,8 @@ end
 -- registry calls invalid, and gives insufficient scope as a 403. Never raises.
 function gateway_methods:observe()
   if ngx.status ~= 401 then return end
-  local ok, problem = pcall(observe_refusal, self)
-  if not ok then log(ngx.ERR, "observe failed at " .. find_place(problem)) end
+  local ok, place = call(observe_refusal, self)
+  if not ok then log(ngx.ERR, "observe failed at " .. place) end
 end
 
 -- What goes with every question: the request's own, or else the gateway's.

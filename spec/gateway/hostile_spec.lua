@@ -229,27 +229,26 @@ describe("a record of the dict", function()
     end
   end)
 
-  -- a refusal or a report
-  for _, text in ipairs {
-    '{"code":"bogus"}', '{"code":""}', '{"code":"cached"}', '{"code":"__index"}', '{"code":1}', '{"code":{}}',
-    '{"code":"a\\r\\nX-Injected: b"}', '{"code":"forbidden","message":{}}', '{"code":"forbidden","status":"x"}',
-    '{"code":"unauthorized","message":"\\r\\nX-Injected: b"}', '{"code":"queue_full","retry_after":{}}',
-    '{"code":"rate_limited","retry_after":"1\\r\\nX-Injected: b"}', '{"code":"rate_limited","retry_after":{}}',
-    '{"code":"rate_limited","retry_after":[]}', '{"code":"rate_limited","retry_after":true}',
-    '{"code":"rate_limited","retry_after":null}', '{"code":"rate_limited","retry_after":1e999}',
-    '{"code":"rate_limited","retry_after":-1e999}', '{"code":"rate_limited","retry_after":NaN}',
-    '{"code":"rate_limited","retry_after":-5}', '{"code":"rate_limited","retry_after":1e300}',
-    '{"code":"server_error","retry_after":"soon"}',
+  -- the text of a refusal or a report, which is its code; and the mark, which is the seconds for Retry-After
+  for _, row in ipairs {
+    { "bogus" }, { "" }, { "cached" }, { "ok" }, { "__index" }, { "forbidden " }, { "forbidden\0" }, { "1" }, { "{}" },
+    { "a\r\nX-Injected: b" }, { "rate_limited\r\nX-Injected: b" }, { '{"code":"forbidden"}' }, { ("x"):rep(5000) },
+    { "rate_limited", 1e9 }, { "rate_limited", 1e300 }, { "rate_limited", -1e300 }, { "rate_limited", "inf" },
+    { "queue_full", 0.001 }, { "server_error", 4e9 }, { "timeout" }, { "name_invalid" }, { "method_not_allowed" },
+    { "internal" }, { "no_credential" },
   } do
-    it("that is a refusal like no other is a clean error, or none: " .. text, function()
-      write("/record", "f", key_name, text)
+    local text, mark = row[1], row[2]
+    local name = ("%q, %s"):format(text:sub(1, 40), mark)
+
+    it("that is a refusal like no other is a clean error, or none: " .. name, function()
+      write("/record?mark=" .. (mark or 0), "f", key_name, text)
       local answer = ask()
       if answer.status ~= 200 then assert_error(answer, text) end
     end)
 
-    it("that is a report like no other is a clean error, or none: " .. text, function()
+    it("that is a report like no other is a clean error, or none: " .. name, function()
       write("/record", "l", key_name, "x")
-      write("/record", "rx", "", text)
+      write("/record?mark=" .. (mark or 0), "rx", "", text)
       local answer = ask()
       if answer.status ~= 200 then assert_error(answer, text) end
     end)

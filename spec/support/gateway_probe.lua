@@ -9,19 +9,19 @@ local gateway_probe = {}
 
 --- For the option `locations` of a gateway: every answer tells the worker, /connections how many clients are
 -- connected and how many wait for an answer, and /age makes all tokens due for renewal, with so many seconds left if any
--- are given. A token's record in the dict begins with two doubles: when it ends, and when to renew it.
+-- are given.
 gateway_probe.LOCATIONS = [[
     add_header X-Worker $pid always;
     location = /connections { return 200 "$connections_active $connections_writing"; }
     location = /age {
       content_by_lua_block {
         local dict, aged, left = ngx.shared.icptoken, 0, tonumber(ngx.var.arg_left)
-        local end_at = left and require "ffi".new("double[1]", require "icptoken.gateway.clock".now() + left)
+        local store = require "icptoken.gateway.store".new(dict, print)
+        local new_end = left and require "icptoken.gateway.clock".now() + left
         for _, name in ipairs(dict:get_keys(0)) do
-          if #name == 32 then
-            local value = dict:get(name)
-            local head = end_at and require "ffi".string(end_at, 8) or value:sub(1, 8)
-            assert(dict:set(name, head .. ("\0"):rep(8) .. value:sub(17), dict:ttl(name)))
+          local authorization, _, end_at = store:get_token(name)
+          if #name == 32 and authorization then
+            assert(store:put_token(name, authorization, 0, new_end or end_at))
             aged = aged + 1
           end
         end

@@ -48,6 +48,11 @@ local function get_known(failure)
   return OWN_FAILURES[failure.code] or MODULE_FAILURES[failure.code] or OWN_FAILURES.internal
 end
 
+--- Whether a text is one of the codes.
+function answer.is_code(text)
+  return OWN_FAILURES[text] ~= nil or MODULE_FAILURES[text] ~= nil
+end
+
 local function list_names(...)
   local names = {}
   for _, failures in ipairs { ... } do

@@ -3,7 +3,7 @@
 
 local icptoken = require "icptoken"
 
-local byte, sub = string.byte, string.sub
+local byte, match, sub = string.byte, string.match, string.sub
 local find_regex = ngx.re.find
 
 local credential = {}
@@ -19,10 +19,13 @@ function credential.split(value)
   if not value then return nil end
   if sub(value, 1, 7) == "Bearer " and byte(value, 8) ~= SPACE then return "bearer", sub(value, 8) end
   if sub(value, 1, 6) == "Basic " and byte(value, 7) ~= SPACE then return "basic", sub(value, 7) end
-  local scheme, rest = value:match "^ *(%a+) +([^ ].-) *$"
+  local scheme, first = match(value, "^ *(%a+) +()")
   scheme = scheme and scheme:lower()
-  if scheme == "bearer" or scheme == "basic" then return scheme, rest end
-  return nil
+  if scheme ~= "bearer" and scheme ~= "basic" then return nil end
+  local last = #value -- a pattern for the spaces at the end would try again at each space before
+  while byte(value, last) == SPACE do last = last - 1 end
+  if last < first then return nil end
+  return scheme, sub(value, first, last)
 end
 
 --- Splits what a user's function gave into a kind and the rest: { id_token = } or { username =, password = }.
@@ -30,8 +33,10 @@ function credential.from_table(value)
   if type(value) ~= "table" then return nil end
   if type(value.id_token) == "string" then return "bearer", value.id_token end
   if type(value.username) == "string" and type(value.password) == "string" then
+    -- with a colon in it, it would be read as another name, so then there is none
+    local username = value.username:find(":", 1, true) and "" or value.username
     -- not "basic": `token_user` is for clients
-    return "password", ngx.encode_base64(value.username .. ":" .. value.password)
+    return "password", ngx.encode_base64(username .. ":" .. value.password)
   end
   return nil
 end

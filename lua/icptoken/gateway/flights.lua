@@ -28,11 +28,19 @@ ffi.cdef [[int icptoken_kill(int, int) __asm__("kill");]]
 local ESRCH = 3
 
 local THREAD_MODULE = "icptoken.gateway.worker_thread"
+-- What ngx.run_worker_thread says when all Lua states for threads are in use.
+local NO_STATE = "no available Lua vm"
 local POLL_SECONDS = 0.01
 -- A lock outlives the longest fetch by this much; its owner frees it long before.
 local LOCK_SLACK_SECONDS = 5
 -- A fetch of less is not begun.
 local MIN_FETCH_SECONDS = 0.05
+-- A timer of no delay that has not begun after so long was dropped by nginx.
+local LOST_SECONDS = 1
+-- Looking for queued flights that nobody wants takes well under a microsecond each; half of them is spent on it at most.
+local SWEEP_PAUSE_SECONDS = 2e-6
+-- As long as a server may ask for patience.
+local MAX_RETRY_AFTER = 2 ^ 31
 
 -- Numbers the locks of this process, of all its gateways.
 local sequence = 0
@@ -44,7 +52,8 @@ end
 
 local function is_running(owner)
   local pid = tonumber(owner:match "^(%d+):")
-  if not pid then return false end
+  -- kill takes 0, and what does not fit, for groups of processes
+  if not pid or pid < 1 or pid >= 2 ^ 31 then return false end
   return ffi.C.icptoken_kill(pid, 0) == 0 or ffi.errno() ~= ESRCH
 end
 
@@ -75,11 +84,21 @@ end
 -- (the name, the options and the text for logs of the client that asks).
 function flights.new(settings, tokens, metrics, log)
   return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log, by_key = {},
-    cold = new_queue(), renewals = new_queue(), queued = 0, watched = {}, runners = 0, started = false }, flights_meta)
+    cold = new_queue(), renewals = new_queue(), queued = 0, swept_until = 0, watched = {}, runners = {},
+    started = false }, flights_meta)
 end
 
-local function is_wanted(flight)
-  return flight.semaphore:count() < 0 or flight.renewed_end ~= nil and now() < flight.renewed_end
+local function is_awaited(flight)
+  return flight.semaphore:count() < 0
+end
+
+local function is_paused(self, name)
+  return self.store:is_paused(self.settings.client.name) or self.store:is_paused(name)
+end
+
+local function is_wanted(self, flight)
+  if is_awaited(flight) then return true end
+  return flight.renewed_end ~= nil and now() < flight.renewed_end and not is_paused(self, flight.key)
 end
 
 local function resolve(self, flight, authorization, failure)
@@ -116,7 +135,45 @@ local function next_flight(self)
   return take_from(self, self.cold) or take_from(self, self.renewals)
 end
 
+local function forget(self, flight)
+  if flight.key then self.by_key[flight.key] = nil end
+end
+
+-- Frees the places of cold flights that nobody waits for any more.
+local function sweep(self)
+  local queue, last = self.cold, self.cold.first - 1
+  for i = queue.first, queue.last do
+    local flight = queue[i]
+    queue[i] = nil
+    if is_awaited(flight) then
+      last = last + 1
+      queue[last] = flight
+    else
+      flight.queue = nil
+      forget(self, flight)
+    end
+  end
+  local swept = queue.last - last
+  queue.last, self.queued = last, self.queued - swept
+  self.metrics:add("queued", nil, -swept)
+  if swept == 0 then self.swept_until = now() + self.queued * SWEEP_PAUSE_SECONDS end
+end
+
 local run, poll
+
+-- A timer that is due at once. nginx drops one that is too many (lua_max_running_timers) when it is due, without a word
+-- to who set it, so each has a ticket to tell that by. Returns the ticket, or nil where there can be no timer.
+local function start_timer(self, body)
+  local ticket = { due = now() + LOST_SECONDS, began = false }
+  local ok, problem = ngx.timer.at(0, body, self, ticket)
+  if ok then return ticket end
+  self.log(ngx.ERR, "no timer: " .. problem)
+  return nil
+end
+
+local function is_lost(ticket)
+  return not ticket.began and now() > ticket.due
+end
 
 -- A token or a refusal that came while the flight was queued is its answer.
 local function take_known(self, flight)
@@ -137,17 +194,17 @@ local function call_thread(self, flight, name, options, request)
   repeat
     ok, answer, message, code, details =
       ngx.run_worker_thread(settings.thread_pool, THREAD_MODULE, name, settings.client.name, options, request)
-    local is_busy = not ok and answer == "no available Lua vm"
+    local is_busy = not ok and answer == NO_STATE
     if is_busy then ngx.sleep(POLL_SECONDS) end
-  until not is_busy or not is_wanted(flight)
+  until not is_busy or not is_wanted(self, flight)
   if ok and answer then return answer end
-  if not is_wanted(flight) then return nil, { code = "timeout" } end
+  if not ok and answer == NO_STATE then return nil, { code = "timeout", is_unasked = true } end
   if not ok then
     self.log(ngx.ERR, "the worker thread failed: " .. tostring(answer))
     return nil, { code = "internal" }
   end
-  details = type(details) == "table" and details or {}
-  return nil, { code = code, message = message, status = details.status, retry_after = details.retry_after }
+  local retry_after = type(details) == "table" and details.retry_after
+  return nil, { code = code, message = message, retry_after = retry_after and math.min(retry_after, MAX_RETRY_AFTER) }
 end
 
 -- Asks with measure. flight.ask is "fetch" or "login".
@@ -183,7 +240,7 @@ end
 local function note_endpoint_state(self, failure, limit)
   local client = self.settings.client
   if failure and is_refusal(failure) then failure = nil end
-  if failure and failure.code == "internal" then return end
+  if failure and (failure.code == "internal" or failure.is_unasked) then return end
   if failure and failure.code == "timeout" and limit < self.settings.timeout / 2 then return end
   local before = self.store:put_state(client.name, failure and failure.code or "ok")
   if not before then return end
@@ -216,7 +273,13 @@ local function accept_failure(self, flight, failure, owner)
   if flight.renewed_end then
     self.store:pause(is_refusal(failure) and flight.key or self.settings.client.name, failure.retry_after)
   end
-  self.store:put_report(owner, failure)
+  -- who waits in another worker has a deadline of its own, and may have more time to ask
+  if failure.code ~= "timeout" then self.store:put_report(owner, failure) end
+end
+
+-- Did a question end before the deadline of somebody who came for it meanwhile?
+local function has_time_left(flight)
+  return is_awaited(flight) and flight.deadline - now() > MIN_FETCH_SECONDS
 end
 
 -- Asks for a token with the lock in hand, and lets all know.
@@ -232,26 +295,19 @@ local function fetch(self, flight, owner)
     accept_failure(self, flight, failure, owner)
   end
   self.store:unlock(flight.key, owner)
+  if failure and failure.code == "timeout" and has_time_left(flight) then return enqueue(self, flight, true) end
   resolve(self, flight, authorization, failure)
 end
 
 -- Another worker asks: what this flight waits for will be found in the dict.
 local function watch(self, flight, holder)
-  if flight.renewed_end and flight.semaphore:count() >= 0 then
-    self.by_key[flight.key] = nil
-    return
-  end
   flight.holder = holder
   self.watched[flight.key] = flight
-  if self.polling then return end
-  local ok, problem = ngx.timer.at(0, poll, self)
-  if ok then
-    self.polling = true
-  else
-    self.log(ngx.ERR, "no timer: " .. problem)
-    self.watched[flight.key] = nil
-    resolve(self, flight, nil, { code = "internal" })
-  end
+  if self.poller and not is_lost(self.poller) then return end
+  self.poller = start_timer(self, poll)
+  if self.poller then return end
+  self.watched[flight.key] = nil
+  resolve(self, flight, nil, { code = "internal" })
 end
 
 local function serve_key(self, flight)
@@ -274,8 +330,8 @@ local function serve_login(self, flight)
 end
 
 local function serve(self, flight)
-  if not is_wanted(flight) then
-    if flight.key then self.by_key[flight.key] = nil end
+  if not is_wanted(self, flight) then
+    forget(self, flight)
   elseif flight.key then
     serve_key(self, flight)
   else
@@ -284,7 +340,9 @@ local function serve(self, flight)
 end
 
 -- The body of a runner. What is under way goes on while the worker winds up (premature): requests wait for it.
-function run(_, self)
+function run(_, self, ticket)
+  if not self.runners[ticket] then return end -- it was given up for lost
+  ticket.began = true
   local flight = next_flight(self)
   while flight do
     local ok, problem = pcall(serve, self, flight)
@@ -294,24 +352,34 @@ function run(_, self)
     end
     flight = next_flight(self)
   end
-  self.runners = self.runners - 1
+  self.runners[ticket] = nil
 end
 
-local function start_runner(self)
-  if self.runners >= self.settings.max_inflight then return true end
-  local ok, problem = ngx.timer.at(0, run, self)
-  if ok then
-    self.runners = self.runners + 1
-  else
-    self.log(ngx.ERR, "no timer: " .. problem)
+local function count_runners(self)
+  local count = 0
+  for ticket in pairs(self.runners) do
+    if is_lost(ticket) then
+      self.runners[ticket] = nil
+    else
+      count = count + 1
+    end
   end
-  return ok or self.runners > 0
+  return count
+end
+
+-- Returns whether there is a runner.
+local function start_runner(self)
+  local count = count_runners(self)
+  if count >= self.settings.max_inflight then return true end
+  local ticket = start_timer(self, run)
+  if ticket then self.runners[ticket] = true end
+  return ticket ~= nil or count > 0
 end
 
 -- Looks after a flight whose key another worker has locked. Returns whether that is over.
 local function check_watched(self, flight)
-  if not is_wanted(flight) then
-    self.by_key[flight.key] = nil
+  if not is_wanted(self, flight) then
+    forget(self, flight)
     return true
   end
   if take_known(self, flight) then return true end
@@ -331,7 +399,9 @@ local function check_watched(self, flight)
   return true
 end
 
-function poll(_, self)
+function poll(_, self, ticket)
+  if self.poller ~= ticket then return end
+  ticket.began = true
   while next(self.watched) do
     for name, flight in pairs(self.watched) do
       local ok, is_over = pcall(check_watched, self, flight)
@@ -343,7 +413,7 @@ function poll(_, self)
     end
     if next(self.watched) then ngx.sleep(POLL_SECONDS) end
   end
-  self.polling = false
+  self.poller = nil
 end
 
 local function add_flight(self, flight)
@@ -362,7 +432,9 @@ end
 -- May a new cold flight be queued?
 local function find_obstacle(self)
   if not self.started or self.broken then return { code = "not_started" } end
-  if self.queued >= self.settings.max_queue then return { code = "queue_full" } end
+  local max_queue = self.settings.max_queue
+  if self.queued >= max_queue and now() >= self.swept_until then sweep(self) end
+  if self.queued >= max_queue then return { code = "queue_full" } end
 end
 
 local function wait(self, flight, deadline)
@@ -402,14 +474,17 @@ function flights_methods:obtain(name, make_request)
   return wait(self, flight, now() + self.settings.timeout)
 end
 
---- Has a key's token renewed, which is good until renewed_end, behind all who wait for one. Returns at once.
+--- Has a key's token renewed, which is good until renewed_end, behind all who wait for one. Returns at once, and
+-- whether renewals of it do not pause.
 function flights_methods:renew(name, renewed_end, make_request)
-  if self.by_key[name] or find_obstacle(self) then return end
-  if self.renewals.last - self.renewals.first >= self.settings.max_queue then return end
+  if self.by_key[name] then return true end
+  if is_paused(self, name) then return false end
+  if find_obstacle(self) or self.renewals.last - self.renewals.first >= self.settings.max_queue then return true end
   local request, credential_end = make_request()
-  if not request then return end
+  if not request then return true end
   add_flight(self, { ask = "fetch", key = name, request = request, credential_end = credential_end,
     renewed_end = renewed_end })
+  return true
 end
 
 --- Waits for a log-in with these options. Returns { token, expires_at } or nil and a failure.
@@ -429,7 +504,7 @@ local function warm(_, self)
     ngx.run_worker_thread(settings.thread_pool, THREAD_MODULE, "warm", settings.client.name, settings.client.options)
   if ok and made then return end
   local problem = tostring(ok and message or made)
-  if problem == "no available Lua vm" or self.broken then return end
+  if problem == NO_STATE or self.broken then return end
   self.broken = true
   self.log(ngx.EMERG, ("%s: is there a line \"thread_pool %s threads=16;\" in the main part of nginx.conf? Until "
     .. "then every request is answered with 503"):format(problem, settings.thread_pool))

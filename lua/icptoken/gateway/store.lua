@@ -1,12 +1,12 @@
 -- What the workers share, in a dict of nginx: tokens, the locks of those who fetch one, and short memories of what
 -- failed. No credential is ever put here: all is named by keys (key.lua).
 --
--- A record begins with two numbers: when it ends on clock.now(), and one more that depends on its kind. The dict has a
+-- A record begins with two times on clock.now(): when it ends, and one more that depends on its kind. The dict has a
 -- limit of its own on the wall clock, which only makes room. Whatever is read is checked, as a dict can be written to
 -- by any code of the same nginx.
 
 local ffi = require "ffi"
-local cjson = require "cjson"
+local answer = require "icptoken.gateway.answer"
 local clock = require "icptoken.gateway.clock"
 
 local now = clock.now
@@ -17,9 +17,14 @@ local store = {}
 local store_methods = {}
 local store_meta = { __index = store_methods }
 
+-- Whole numbers: LuaJIT takes the bits of some doubles for values of another type, and a record may hold any.
+ffi.cdef [[
+typedef struct { uint32_t end_seconds, end_milliseconds, mark_seconds, mark_milliseconds; } icptoken_record_head;
+]]
 local HEAD_BYTES = 16
-local head_pointer = ffi.typeof "const struct { double end_at; double mark; } *"
-local head = ffi.new "struct { double end_at; double mark; }"
+local head_pointer = ffi.typeof "const icptoken_record_head *"
+local head = ffi.new "icptoken_record_head"
+local MAX_SECONDS = 2 ^ 32 - 1
 
 -- RFC 6750 section 2.1: b64token. Nothing else may get into a header that nginx writes as it is.
 local AUTHORIZATION = [[\ABearer [A-Za-z0-9._~+/-]+=*\z]]
@@ -30,18 +35,25 @@ local MAX_PAUSE_SECONDS = 60
 -- How long workers can read what became of a fetch that failed.
 local REPORT_SECONDS = 2
 
+local function split_time(time)
+  time = math.max(0, math.min(MAX_SECONDS, time))
+  local seconds = math.floor(time)
+  return seconds, math.floor((time - seconds) * 1000)
+end
+
 local function encode(end_at, mark, text)
-  head.end_at, head.mark = end_at, mark
+  head.end_seconds, head.end_milliseconds = split_time(end_at)
+  head.mark_seconds, head.mark_milliseconds = split_time(mark)
   return ffi.string(head, HEAD_BYTES) .. text
 end
 
--- The text and the mark of a record, or nil where there is none or it has ended.
+-- The text, the mark and the end of a record, or nil where there is none or it has ended.
 local function decode(value)
   if type(value) ~= "string" or #value < HEAD_BYTES then return nil end
-  local numbers = ffi.cast(head_pointer, value)
-  local is_alive = now() < numbers.end_at
-  if not is_alive then return nil end
-  return sub(value, HEAD_BYTES + 1), numbers.mark, numbers.end_at
+  local times = ffi.cast(head_pointer, value)
+  local end_at = times.end_seconds + times.end_milliseconds / 1000
+  if now() >= end_at then return nil end
+  return sub(value, HEAD_BYTES + 1), times.mark_seconds + times.mark_milliseconds / 1000, end_at
 end
 
 local function put(self, name, text, seconds, mark)
@@ -62,14 +74,9 @@ end
 
 --- The Authorization value of a key's token, when it is to be renewed, and when it ends; or nil.
 function store_methods:get_token(key)
-  local value = self.dict:get(key)
-  if not value or type(value) ~= "string" or #value < HEAD_BYTES then return nil end
-  local numbers = ffi.cast(head_pointer, value)
-  local is_alive = now() < numbers.end_at
-  if not is_alive then return nil end
-  local authorization = sub(value, HEAD_BYTES + 1)
-  if not find_regex(authorization, AUTHORIZATION, "jo") then return nil end
-  return authorization, numbers.mark, numbers.end_at
+  local authorization, refresh_at, end_at = decode(self.dict:get(key))
+  if not authorization or not find_regex(authorization, AUTHORIZATION, "jo") then return nil end
+  return authorization, refresh_at, end_at
 end
 
 --- Keeps a token; returns nil and a message when it does not fit.
@@ -94,6 +101,13 @@ function store_methods:is_first(name, seconds)
   return true
 end
 
+-- The text of a record that is there, unless it would last longer than anything that is put there: nobody of the
+-- gateway wrote that.
+local function read_within(self, name, seconds)
+  local text, _, end_at = decode(self.dict:get(name))
+  return text and end_at <= now() + seconds and text or nil
+end
+
 --- Takes the lock of a key for an owner, for so many seconds at most. Returns whether it was free, and if not, whose
 -- it is (nil if it has become free meanwhile).
 function store_methods:lock(key, owner, seconds)
@@ -103,7 +117,7 @@ function store_methods:lock(key, owner, seconds)
   if forced then self.on_eviction() end
   if added then return true end
   if problem ~= "exists" then return true end -- no room: rather twice than never
-  local holder = decode(self.dict:get(name))
+  local holder = read_within(self, name, seconds)
   if not holder then self.dict:delete(name) end
   return false, holder
 end
@@ -118,36 +132,35 @@ function store_methods:unlock(key, owner)
   if self:get_lock(key) == owner then self.dict:delete("l" .. key) end
 end
 
--- What of a failure is for other workers, too.
-local function encode_failure(failure)
-  return cjson.encode { code = failure.code, message = failure.message, status = failure.status,
-    retry_after = failure.retry_after }
+-- A failure is its code and, as the mark, the seconds until another try, or 0.
+local function put_failure(self, name, failure, seconds)
+  put(self, name, failure.code, seconds, failure.retry_after)
 end
 
-local function decode_failure(text)
-  if not text then return nil end
-  local ok, failure = pcall(cjson.decode, text)
-  return ok and type(failure) == "table" and type(failure.code) == "string" and failure or nil
+local function get_failure(self, name)
+  local code, retry_after = decode(self.dict:get(name))
+  if not code or not answer.is_code(code) then return nil end
+  return { code = code, retry_after = retry_after > 0 and retry_after or nil }
 end
 
 --- Tells who waits for an owner's fetch why it failed.
 function store_methods:put_report(owner, failure)
-  put(self, "r" .. owner, encode_failure(failure), REPORT_SECONDS)
+  put_failure(self, "r" .. owner, failure, REPORT_SECONDS)
 end
 
 --- Why an owner's fetch failed, or nil.
 function store_methods:get_report(owner)
-  return decode_failure(decode(self.dict:get("r" .. owner)))
+  return get_failure(self, "r" .. owner)
 end
 
 --- Remembers for so many seconds that the endpoint refused a key's credential.
 function store_methods:put_refusal(key, failure, seconds)
-  put(self, "f" .. key, encode_failure(failure), seconds)
+  put_failure(self, "f" .. key, failure, seconds)
 end
 
 --- How the endpoint refused a key's credential a moment ago, or nil.
 function store_methods:get_refusal(key)
-  return decode_failure(decode(self.dict:get("f" .. key)))
+  return get_failure(self, "f" .. key)
 end
 
 --- Whether renewals of a subject (a key, or an endpoint's fingerprint) wait.
@@ -157,12 +170,18 @@ function store_methods:is_paused(subject)
 end
 
 --- Makes renewals of a subject wait: twice as long as the last time, or as long as the server asked for, in seconds.
+-- Questions that were under way when the pause began only make it longer where the server asked for that.
 function store_methods:pause(subject, retry_after)
   local name = "p" .. subject
-  local last = tonumber((decode(self.dict:get(name)))) or 0
-  local seconds = math.min(MAX_PAUSE_SECONDS, math.max(1, 2 * last))
-  local wait = math.max(seconds, retry_after or 0)
-  put(self, name, ("%d"):format(seconds), wait + 2 * MAX_PAUSE_SECONDS, now() + wait)
+  local text, wait_until = decode(self.dict:get(name))
+  local seconds = tonumber((text or ""):match "^%d%d?$") or 0
+  local is_paused = wait_until ~= nil and now() < wait_until
+  if not is_paused then
+    seconds = math.min(MAX_PAUSE_SECONDS, math.max(1, 2 * seconds))
+    wait_until = now() + seconds
+  end
+  wait_until = math.max(wait_until, now() + (retry_after or 0))
+  put(self, name, ("%d"):format(seconds), wait_until - now() + 2 * MAX_PAUSE_SECONDS, wait_until)
 end
 
 --- Ends that: the endpoint has answered.
@@ -173,7 +192,8 @@ end
 --- Notes whether an endpoint works ("ok", or a code), and returns what it was before where that was something else.
 function store_methods:put_state(endpoint, state)
   local name = "s" .. endpoint
-  local before = self.dict:get(name) or "ok"
+  local before = self.dict:get(name)
+  if type(before) ~= "string" or not answer.is_code(before) then before = "ok" end
   if before == state then return nil end
   self.dict:set(name, state)
   return before
