@@ -8,8 +8,8 @@ local load = require "support.load"
 local gateway_probe = {}
 
 --- For the option `locations` of a gateway: every answer tells the worker, /connections how many clients are
--- connected and how many wait for an answer, and /age makes all tokens due for renewal, with so many seconds left if any
--- are given.
+-- connected and how many wait for an answer, and /age makes all tokens due for renewal, with so many seconds left if
+-- any are given.
 gateway_probe.LOCATIONS = [[
     add_header X-Worker $pid always;
     location = /connections { return 200 "$connections_active $connections_writing"; }

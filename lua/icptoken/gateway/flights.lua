@@ -37,7 +37,7 @@ local LOCK_SLACK_SECONDS = 5
 local MIN_FETCH_SECONDS = 0.05
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
--- Looking for queued flights that nobody wants takes well under a microsecond each; half of them is spent on it at most.
+-- Looking in vain for queued flights that nobody wants is not done again for so long for each that is queued.
 local SWEEP_PAUSE_SECONDS = 2e-6
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
