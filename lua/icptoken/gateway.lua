@@ -76,26 +76,27 @@ local function compute_scope(self)
   return nil, "internal"
 end
 
--- The kind of the request's credential and the rest, or nil and a code.
+-- The kind of the request's credential, and where it stands (see credential.lua), or nil and a code.
 local function find_credential(self)
   local callback = self.settings.credential
   if not callback then
     local value = ngx.var.http_authorization
-    local kind, rest = split_credential(value)
-    return kind, kind and rest or (value and value ~= "" and "invalid_credential" or "no_credential")
+    local kind, text, first = split_credential(value)
+    if kind then return kind, text, first end
+    return nil, value and value ~= "" and "invalid_credential" or "no_credential"
   end
   local ok, value = call_user("credential", callback)
   if not ok then return nil, "internal" end
   if value == nil then return nil, "no_credential" end
-  local kind, rest = credential_reader.from_table(value)
-  if kind then return kind, rest end
+  local kind, text, first = credential_reader.from_table(value)
+  if kind then return kind, text, first end
   log(ngx.ERR, "the function 'credential' gave neither an ID token, nor a user name and password, nor nil")
   return nil, "internal"
 end
 
 -- What to ask the endpoint, and when the credential ends on clock.now(); or nil and a failure.
-local function make_request(self, kind, rest, scopes, defaults)
-  local request, ends = credential_reader.read(kind, rest, self.settings.token_user)
+local function make_request(self, kind, text, first, scopes, defaults)
+  local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
   if not request then return nil, ends end
   request.service, request.account = defaults.service, defaults.account
   request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
@@ -103,28 +104,25 @@ local function make_request(self, kind, rest, scopes, defaults)
   return request, ends and now() + ends - clock.wall()
 end
 
--- Has a token renewed that is good for a while. Returns how the current one is to be called.
-local function renew(self, name, end_at, kind, rest, scopes, defaults)
-  local goes_on = self.flights:renew(name, end_at, function()
-    return make_request(self, kind, rest, scopes, defaults)
-  end)
-  return goes_on and "cached" or "stale"
+-- The same for later. (LuaJIT does not compile a function that makes a closure, so obtain must make none.)
+local function prepare_request(self, kind, text, first, scopes, defaults)
+  return function() return make_request(self, kind, text, first, scopes, defaults) end
 end
 
--- Finds or gets the token. Returns its Authorization value, where it is from, when it ends; or nil and a failure.
-local function obtain(self, base, kind, rest, scopes, defaults)
-  local name = key.compute(base, kind, rest, scopes)
-  local authorization, refresh_at, end_at = self.store:get_token(name)
+-- Finds or gets the token. base: what its key begins with. Returns its Authorization value, where it is from, and its
+-- key; or nil and a failure.
+local function obtain(self, base, kind, text, first, scopes, defaults)
+  local name = key.compute(base, text, first, scopes)
+  local authorization, is_due, end_at = self.store:get_token(name)
+  if authorization and not is_due then return authorization, "cached", name end
+  local prepared = prepare_request(self, kind, text, first, scopes, defaults)
   if authorization then
-    if now() < refresh_at then return authorization, "cached", end_at, name end
-    return authorization, renew(self, name, end_at, kind, rest, scopes, defaults), end_at, name
+    return authorization, self.flights:renew(name, end_at, prepared) and "cached" or "stale", name
   end
   local failure
-  authorization, failure = self.flights:obtain(name, function()
-    return make_request(self, kind, rest, scopes, defaults)
-  end)
+  authorization, failure = self.flights:obtain(name, prepared)
   if not authorization then return nil, failure end
-  return authorization, "fresh", nil, name
+  return authorization, "fresh", name
 end
 
 local function refuse(self, failure, scopes)
@@ -138,9 +136,10 @@ end
 function gateway_methods:authorize()
   local scopes, code = compute_scope(self)
   if not scopes then return refuse(self, { code = code }) end
-  local kind, rest = find_credential(self)
-  if not kind then return refuse(self, { code = rest }, scopes) end
-  local authorization, source, _, name = obtain(self, self.key_base, kind, rest, scopes, self.defaults)
+  local kind, text, first = find_credential(self)
+  if not kind then return refuse(self, { code = text }, scopes) end
+  local authorization, source, name =
+    obtain(self, self.key_bases[kind], kind, text, first, scopes, self.defaults)
   if not authorization then return refuse(self, source, scopes) end
   self.counters:add("requests", source)
   ngx.var.icptoken_key = name
@@ -202,9 +201,9 @@ local function check_request(request)
   if type(request) ~= "table" then error("gateway:token takes a table", 3) end
   local scopes = scope_reader.normalise(request.scope or "")
   if not scopes then error("gateway:token: scope must be a string or a list of strings", 3) end
-  local kind, rest = credential_reader.from_table(request)
+  local kind, text, first = credential_reader.from_table(request)
   if not kind then error("gateway:token: id_token, or username and password, are missing", 3) end
-  return kind, rest, scopes
+  return scopes, kind, text, first
 end
 
 --- A token, without an effect on the request. request: id_token, or username and password; scope (a string or a
@@ -212,10 +211,10 @@ end
 -- to wait (rewrite, access, content, timers). Returns the JWT and "cached", "stale" or "fresh"; or nil, message, code,
 -- and { retry_after = seconds or nil }.
 function gateway_methods:token(request)
-  local kind, rest, scopes = check_request(request)
+  local scopes, kind, text, first = check_request(request)
   local defaults = choose_defaults(self.settings, request)
-  local base = key.begin(self.client.name, key.fingerprint(defaults))
-  local authorization, source = obtain(self, base, kind, rest, scopes, defaults)
+  local base = key.begin(self.client.name, key.fingerprint(defaults), kind)
+  local authorization, source = obtain(self, base, kind, text, first, scopes, defaults)
   if authorization then return authorization:sub(8), source end
   return nil, answer.describe(source), source.code, { retry_after = source.retry_after }
 end
@@ -234,9 +233,9 @@ function gateway_methods:login()
     return answer.refuse(self.settings, { code = "method_not_allowed" }, nil, "GET")
   end
   local basic = { challenge = "basic", realm = self.settings.realm }
-  local kind, rest = split_credential(ngx.var.http_authorization)
+  local kind, text, first = split_credential(ngx.var.http_authorization)
   if kind ~= "basic" then return answer.refuse(basic, { code = "no_credential" }) end
-  local request, ends = credential_reader.read(kind, rest, self.settings.token_user)
+  local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
   if not request then return answer.refuse(basic, ends) end
   if request.id_token then return give_id_token(request.id_token, ends and ends - ngx.time()) end
   for name, value in pairs(self.login_options) do request[name] = value end
@@ -323,7 +322,10 @@ function gateway.new(options)
   local self = { settings = settings, dict = find_dict(settings.dict), client = describe_client(client_options),
     login_options = derive_login_options(client_options), defaults = choose_defaults(settings, {}) }
   settings.client = self.client
-  self.key_base = key.begin(self.client.name, key.fingerprint(self.defaults))
+  self.key_bases = {}
+  for _, kind in ipairs(credential_reader.KINDS) do
+    self.key_bases[kind] = key.begin(self.client.name, key.fingerprint(self.defaults), kind)
+  end
   self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
   self.store = store.new(self.dict, function() self.counters:add "evictions" end)
   self.flights = flights.new(settings, self.store, self.counters, log)

@@ -8,35 +8,39 @@ local find_regex = ngx.re.find
 
 local credential = {}
 
+--- What a credential may be: an ID token, a client's user name and password, a function's.
+credential.KINDS = { "bearer", "basic", "password" }
+
 local SPACE = 32
 local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
 -- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first. skopeo sends both parts
 -- empty where it has no credential.
 local CONTROL = "%c"
 
---- Splits an Authorization value into "bearer" or "basic" and the rest; nil for any other.
+--- Splits an Authorization value into "bearer" or "basic", and a text and the byte in it from which on the credential
+-- stands (to cut it out would be to copy it for each request); nil for any other.
 function credential.split(value)
   if not value then return nil end
-  if sub(value, 1, 7) == "Bearer " and byte(value, 8) ~= SPACE then return "bearer", sub(value, 8) end
-  if sub(value, 1, 6) == "Basic " and byte(value, 7) ~= SPACE then return "basic", sub(value, 7) end
+  if sub(value, 1, 7) == "Bearer " and byte(value, 8) ~= SPACE then return "bearer", value, 8 end
+  if sub(value, 1, 6) == "Basic " and byte(value, 7) ~= SPACE then return "basic", value, 7 end
   local scheme, first = match(value, "^ *(%a+) +()")
   scheme = scheme and scheme:lower()
   if scheme ~= "bearer" and scheme ~= "basic" then return nil end
   local last = #value -- a pattern for the spaces at the end would try again at each space before
   while byte(value, last) == SPACE do last = last - 1 end
   if last < first then return nil end
-  return scheme, sub(value, first, last)
+  return scheme, sub(value, 1, last), first
 end
 
---- Splits what a user's function gave into a kind and the rest: { id_token = } or { username =, password = }.
+--- The same for what a user's function gave: { id_token = } or { username =, password = }.
 function credential.from_table(value)
   if type(value) ~= "table" then return nil end
-  if type(value.id_token) == "string" then return "bearer", value.id_token end
+  if type(value.id_token) == "string" then return "bearer", value.id_token, 1 end
   if type(value.username) == "string" and type(value.password) == "string" then
     -- with a colon in it, it would be read as another name, so then there is none
     local username = value.username:find(":", 1, true) and "" or value.username
     -- not "basic": `token_user` is for clients
-    return "password", ngx.encode_base64(username .. ":" .. value.password)
+    return "password", ngx.encode_base64(username .. ":" .. value.password), 1
   end
   return nil
 end
@@ -60,7 +64,8 @@ end
 --- What icptoken is to be given for a split credential: { id_token = } or { username =, password = }, and when the ID
 -- token ends, in seconds since 1970 (nil where it does not say). Or nil and a failure. token_user: the Basic user name
 -- whose password is an ID token, or nil.
-function credential.read(kind, rest, token_user)
+function credential.read(kind, text, first, token_user)
+  local rest = sub(text, first)
   if kind == "bearer" then return read_id_token(rest) end
   local decoded = ngx.decode_base64(rest)
   local username, password = (decoded or ""):match "^([^:]*):(.*)$"

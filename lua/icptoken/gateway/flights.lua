@@ -177,8 +177,8 @@ end
 
 -- A token or a refusal that came while the flight was queued is its answer.
 local function take_known(self, flight)
-  local authorization, refresh_at = self.store:get_token(flight.key)
-  if authorization and not (flight.renewed_end and refresh_at <= now()) then
+  local authorization, is_due = self.store:get_token(flight.key)
+  if authorization and not (flight.renewed_end and is_due) then
     resolve(self, flight, authorization)
     return true
   end

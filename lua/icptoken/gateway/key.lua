@@ -20,12 +20,13 @@ local STATE_BYTES = 256
 local C = ffi.C
 local new_state = ffi.typeof("uint64_t[?]")
 local state = new_state(STATE_BYTES / 8)
-local length = ffi.new "uint32_t[1]"
+local bytes = ffi.typeof "const char *"
+local lengths = ffi.new "uint32_t[2]"
 local digest = ffi.new "unsigned char[32]"
 
 local function update(text)
-  length[0] = #text
-  C.icptoken_sha256_update(state, length, 4)
+  lengths[0] = #text
+  C.icptoken_sha256_update(state, lengths, 4)
   C.icptoken_sha256_update(state, text, #text)
 end
 
@@ -58,7 +59,7 @@ function key.fingerprint(value)
   return ffi.string(digest, 32)
 end
 
---- What all keys that begin with the same texts share. To be passed to compute.
+--- What all keys that begin with the same texts share, to be passed to compute. As many texts for all keys.
 function key.begin(...)
   C.icptoken_sha256_init(state)
   for i = 1, select("#", ...) do update((select(i, ...))) end
@@ -67,12 +68,13 @@ function key.begin(...)
   return base
 end
 
---- The key of a credential of a kind and of a scope: 32 bytes.
-function key.compute(base, kind, credential, scope)
+--- The key of a credential, which is what stands in a text from a byte on, and of a scope: 32 bytes.
+function key.compute(base, text, first, scope)
+  lengths[0], lengths[1] = #text - first + 1, #scope
   ffi.copy(state, base, STATE_BYTES)
-  update(kind)
-  update(credential)
-  update(scope)
+  C.icptoken_sha256_update(state, lengths, 8)
+  C.icptoken_sha256_update(state, ffi.cast(bytes, text) + (first - 1), lengths[0])
+  C.icptoken_sha256_update(state, scope, #scope)
   C.icptoken_sha256_final(digest, state)
   return ffi.string(digest, 32)
 end
