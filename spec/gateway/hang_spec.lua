@@ -87,6 +87,38 @@ describe("while the endpoint hangs", function()
   end)
 end)
 
+describe("whoever comes later for a token whose question hangs", function()
+  local LATER = 0.6
+
+  -- Two connections: the first one's request begins a question that hangs, and the second one's comes later. Gives both
+  -- answers.
+  local function ask_twice(name, first, second)
+    bed.stub:plan { raw = "", ["end"] = "hold" }
+    local request, answers = request_cold("later/" .. name), {}
+    load.together(function() answers[1] = load.perform(server.port, request, first) end, function()
+      gateway_bed.await("the question", function() return #bed.stub:requests() == 1 end)
+      load.sleep(LATER * TIMEOUT)
+      answers[2] = load.perform(server.port, request, second)
+    end)
+    return unpack(answers)
+  end
+
+  for _, where in ipairs { "the same", "the other" } do
+    it("has it asked again at the first one's deadline, also at " .. where .. " worker", function()
+      local reached = gateway_probe.reach_workers(server.port, 2, 2)
+      local pid, connections = next(reached)
+      local others = where == "the same" and connections or select(2, next(reached, pid))
+      local early, late = ask_twice(where:gsub(" ", "-"), connections[1], others[2])
+      assert.same({ 504, 200 }, { early.status, late.status })
+      assert.is_true(late.seconds < TIMEOUT)
+      assert.equal(2, #bed.stub:requests())
+      for _, list in pairs(reached) do
+        for _, kept in ipairs(list) do kept.connection:close() end
+      end
+    end)
+  end
+end)
+
 -- The head of an upload and the begin of its body. nginx does not see such a client go away, as there is still to read.
 local function request_upload(name)
   return { raw = table.concat({ "POST /v2/" .. name .. "/blobs/uploads/ HTTP/1.1", "Host: registry",
