@@ -18,12 +18,10 @@ local store_methods = {}
 local store_meta = { __index = store_methods }
 
 -- Whole numbers: LuaJIT takes the bits of some doubles for values of another type, and a record may hold any.
-ffi.cdef [[
-typedef struct { uint32_t end_seconds, end_milliseconds, mark_seconds, mark_milliseconds; } icptoken_record_head;
-]]
-local HEAD_BYTES = 16
-local head_pointer = ffi.typeof "const icptoken_record_head *"
-local head = ffi.new "icptoken_record_head"
+local record_head = ffi.typeof "struct { uint32_t end_seconds, end_milliseconds, mark_seconds, mark_milliseconds; }"
+local head_pointer = ffi.typeof("const $ *", record_head)
+local HEAD_BYTES = ffi.sizeof(record_head)
+local head = record_head()
 local MAX_SECONDS = 2 ^ 32 - 1
 
 -- RFC 6750 section 2.1: b64token. Nothing else may get into a header that nginx writes as it is.
@@ -32,7 +30,7 @@ local AUTHORIZATION = [[\ABearer [A-Za-z0-9._~+/-]+=*\z]]
 -- How many records of tokens are known to be right, at most twice that many at a time.
 local MAX_RECENT = 256
 
--- Section 5 of the design: 1 s, 2 s, 4 s … 60 s.
+-- Pauses between renewals that fail: 1 s, 2 s, 4 s … 60 s.
 local MAX_PAUSE_SECONDS = 60
 
 -- How long workers can read what became of a fetch that failed.
