@@ -4,6 +4,7 @@
 #include "batch.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "call.h"
 #include "clock.h"
@@ -140,12 +141,22 @@ static void turn_slot(lua_State *L, struct batch *batch, struct slot *slot) {
   }
 }
 
+/* How many slots may be in use. Until a server has said how many streams it takes, libcurl counts
+ * on 100, which RFC 9113 section 6.5.2 calls the least, and opens a connection for each one more.
+ */
+static size_t count_usable(const struct batch *batch) {
+  const struct client *client = batch->call->client;
+  const size_t untold = 100;
+  bool told = batch->done > 0 || strcmp(client->settings.http_version, "2") != 0;
+  return told || client->slot_count < untold ? client->slot_count : untold;
+}
+
 /* False when libcurl has run out of memory. */
 static bool run_slots(lua_State *L, struct batch *batch) {
   struct client *client = batch->call->client;
   for (;;) {
     int wait = CALL_SLICE_MS;
-    for (size_t i = 0; i < client->slot_count; i++) {
+    for (size_t i = 0, count = count_usable(batch); i < count; i++) {
       struct slot *slot = &client->slots[i];
       turn_slot(L, batch, slot);
       if (slot->request != 0) wait = exchange_idle_ms(&slot->exchange, wait);
