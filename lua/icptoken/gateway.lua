@@ -19,6 +19,7 @@ local store = require "icptoken.gateway.store"
 
 local ngx = ngx
 local get_method = ngx.req.get_method
+local raw_log = require "ngx.errlog".raw_log
 local now = clock.now
 local split_credential = credential_reader.split
 
@@ -26,14 +27,19 @@ local gateway = {}
 local gateway_methods = {}
 local gateway_meta = { __index = gateway_methods }
 
--- A registry that refuses a key's token again and again costs one fetch in so many seconds.
+-- A registry that refuses a key's token again and again costs one fetch in so many seconds, and a line in the log.
 local DROP_SECONDS = 10
+local DISAGREE_SECONDS = 60
+local DISAGREE = "the registry calls tokens invalid that %s has just given out: is the option 'service' what its "
+  .. "auth.token.service says, and are issuer and rootcertbundle this cluster's? Does nginx.conf pass "
+  .. "$icptoken_authorization on?"
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 
+-- Without the name of this file and function, which ngx.log adds.
 local function log(level, message)
-  ngx.log(level, "icptoken: ", message)
+  raw_log(level, "icptoken: " .. message)
 end
 
 -- The innermost place in Lua code of what is under way.
@@ -153,15 +159,20 @@ local function read_challenge()
   return value and icptoken.challenge(value)
 end
 
--- The registry refused the token that authorize() set.
+-- The registry refused the token that authorize() set. If that came in place of another a moment ago, it is not the
+-- token's age that is wrong.
 local function drop_refused(self)
   local name, authorization = ngx.var.icptoken_key, ngx.var.icptoken_authorization
   if not name or name == "" then return end
   if self.store:get_token(name) ~= authorization then return end
-  if not self.store:is_first("d" .. name, DROP_SECONDS) then return end
+  if not self.store:is_first("d" .. name, DROP_SECONDS) then
+    local is_news = self.store:is_first("g" .. self.client.name, DISAGREE_SECONDS)
+    if is_news then log(ngx.ERR, DISAGREE:format(self.client.url)) end
+    return
+  end
   if not self.store:drop_token(name, authorization) then return end
   self.counters:add "dropped"
-  log(ngx.NOTICE, ("key %s: the registry refused its token, which is dropped"):format(key.shorten(name)))
+  log(ngx.WARN, ("key %s: the registry calls its token invalid, which is dropped"):format(key.shorten(name)))
 end
 
 local function observe_refusal(self)
@@ -225,22 +236,28 @@ local function give_id_token(id_token, seconds)
     expires_in = math.max(1, math.floor(seconds or 60)), issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ") }
 end
 
+local function refuse_login(self, failure)
+  self.counters:add("requests", failure.code)
+  return answer.refuse(self.login_settings, failure, nil, "GET")
+end
+
 --- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service that
 -- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token
 -- that the gateway wants. Keeps nothing.
 function gateway_methods:login()
-  if get_method() ~= "GET" then
-    return answer.refuse(self.settings, { code = "method_not_allowed" }, nil, "GET")
-  end
-  local basic = { challenge = "basic", realm = self.settings.realm }
+  if get_method() ~= "GET" then return refuse_login(self, { code = "method_not_allowed" }) end
   local kind, text, first = split_credential(ngx.var.http_authorization)
-  if kind ~= "basic" then return answer.refuse(basic, { code = "no_credential" }) end
+  if kind ~= "basic" then return refuse_login(self, { code = "no_credential" }) end
   local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
-  if not request then return answer.refuse(basic, ends) end
-  if request.id_token then return give_id_token(request.id_token, ends and ends - ngx.time()) end
-  for name, value in pairs(self.login_options) do request[name] = value end
-  local identity, failure = self.flights:log_in(request)
-  if not identity then return answer.refuse(basic, failure) end
+  if not request then return refuse_login(self, ends) end
+  local identity, failure
+  if request.id_token then
+    identity = { token = request.id_token, expires_at = ends and now() + ends - clock.wall() }
+  else
+    identity, failure = self.flights:log_in(request)
+    if not identity then return refuse_login(self, failure) end
+  end
+  self.counters:add("requests", "login")
   return give_id_token(identity.token, identity.expires_at and identity.expires_at - now())
 end
 
@@ -260,9 +277,23 @@ function gateway_methods:metrics(...)
   })
 end
 
---- For init_worker_by_lua: begins work in this worker. Says once, in one line at level emerg, if the thread pool is
--- missing.
+-- Files are read when the endpoint is first asked, by workers that may not be allowed to; better said now.
+local function check_files(client_options)
+  for _, name in ipairs { "cacert", "capath", "cert", "key" } do
+    local path = client_options[name]
+    local file, problem = io.open(path or "/", "rb")
+    if file then
+      file:close()
+    else
+      log(ngx.EMERG, ("the option '%s' names a file that nginx's workers cannot read: %s"):format(name, problem))
+    end
+  end
+end
+
+--- For init_worker_by_lua: begins work in this worker. Says in one line at level emerg if the thread pool is missing,
+-- or a file cannot be read.
 function gateway_methods:start()
+  if ngx.worker.id() == 0 then check_files(self.client.options) end
   self.counters:open_row(ngx.worker.id())
   self.flights:start()
 end
@@ -271,7 +302,10 @@ end
 local function check_client_options(client_options)
   local ok, client, message = pcall(icptoken.new, client_options)
   if not ok then
-    error("icptoken.gateway: " .. tostring(client):gsub("^bad argument #1 to '[^']*' %((.*)%)$", "%1"), 0)
+    local problem = tostring(client):gsub("^bad argument #1 to '[^']*' %((.*)%)$", "%1")
+    local unknown = problem:match "^unknown option '([^']*)'$"
+    local nearest = unknown and options_reader.find_nearest(unknown)
+    error(("icptoken.gateway: %s%s"):format(problem, nearest and ("; did you mean '%s'?"):format(nearest) or ""), 0)
   end
   if not client then error("icptoken.gateway: " .. message, 0) end
   client:close()
@@ -284,28 +318,29 @@ local function find_dict(name)
     :format(name), 0)
 end
 
--- The client that asks for this gateway, in the threads of all workers. Its name begins all keys, so with another
--- version or other options nothing is found that the last left in the dict.
-local function describe_client(client_options)
+-- Who asks for this gateway in the threads of all workers: options of the module, a URL for the log, and a name. The
+-- client's name begins all keys, so with another version or other options nothing is found that the last left in the
+-- dict.
+local function describe_client(client_options, path)
   local port = client_options.port
   local url = client_options.url or "https://" .. client_options.host .. (port and ":" .. port or "")
   local name = key.fingerprint { icptoken._VERSION, client_options }
-  return { name = name, options = client_options, url = url:match "^[^?]*" }
+  return { name = name, options = client_options, url = url:match "^%a+://[^/?]*" .. (path or "") }
 end
 
 -- The same cluster's identity provider: it is reached as the image manager is, at a path of its own.
-local function derive_login_options(client_options)
+local function describe_login(client_options)
   local derived = {}
   for name, value in pairs(client_options) do derived[name] = value end
   derived.path, derived.anonymous, derived.timeout = nil, nil, nil
   if derived.url then derived.url = derived.url:match "^%a+://[^/?]+" .. LOGIN_PATH end
-  return derived
+  return describe_client(derived, LOGIN_PATH)
 end
 
 local function new_counters(name)
   local request_codes, fetch_codes = answer.list_codes()
   return metrics.new(name, ngx.worker.count(), {
-    requests = { "cached", "fresh", "stale", unpack(request_codes) }, fetches = { "ok", unpack(fetch_codes) },
+    requests = { "cached", "fresh", "stale", "login", unpack(request_codes) }, fetches = { "ok", unpack(fetch_codes) },
   })
 end
 
@@ -319,9 +354,9 @@ function gateway.new(options)
   local settings, client_options = options_reader.read(options)
   client_options.anonymous, client_options.timeout = true, settings.timeout
   check_client_options(client_options)
-  local self = { settings = settings, dict = find_dict(settings.dict), client = describe_client(client_options),
-    login_options = derive_login_options(client_options), defaults = choose_defaults(settings, {}) }
-  settings.client = self.client
+  settings.client, settings.login = describe_client(client_options), describe_login(client_options)
+  local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
+    login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
   self.key_bases = {}
   for _, kind in ipairs(credential_reader.KINDS) do
     self.key_bases[kind] = key.begin(self.client.name, key.fingerprint(self.defaults), kind)

@@ -279,12 +279,27 @@ describe("a gateway", function()
     gate:stop()
   end)
 
-  it("that was not started answers with 503", function()
+  it("that was not started answers with 503, and says so in one line", function()
     local http = gateway.configure { gateway = bed:write_options(), upstream = bed.upstream }
     local gate = nginx.start { http = http:gsub("gateway:start%(%)", "", 1), main = "thread_pool icptoken threads=1;" }
     finally(function() gate:stop() end)
-    assert_answer(load.request(gate.port, bed:request "/v2/"), 503, "UNAVAILABLE", "not_started", "1")
+    for _ = 1, 10 do
+      assert_answer(load.request(gate.port, bed:request "/v2/"), 503, "UNAVAILABLE", "not_started", "1")
+    end
     assert.same({}, bed.stub:requests())
+    assert.equal(1, select(2, gate:log():gsub("%[emerg%][^\n]*icptoken: no token is fetched: ", "")))
+    assert.matches("init_worker_by_lua_block { gateway:start() }", gate:log(), 1, true)
+  end)
+
+  it("whose workers cannot read the CA file says so at once, in one line", function()
+    for option, path in pairs { cacert = "/nonexistent/ca.crt", cert = "/nonexistent/client.crt" } do
+      local gate = bed:start { gateway = ("%s = %q"):format(option, path) }
+      gateway_bed.await("the line", function() return gate:log():find("[emerg]", 1, true) end)
+      assert.matches(("icptoken: the option '%s' names a file that nginx's workers cannot read: %s: No such file or "
+        .. "directory"):format(option, path), gate:log(), 1, true)
+      assert.equal(1, select(2, gate:log():gsub("%[emerg%]", "")))
+      gate:stop()
+    end
   end)
 
   it("without its thread pool says so in one line, and answers with 503", function()

@@ -149,7 +149,20 @@ describe("a token that the registry", function()
     for _ = 1, 10 do assert.equal(200, load.request(gate.port, bed:request(target)).status) end
     assert.equal(2, #bed.stub:requests())
     assert.equal(dropped + 1, read_metric(gate, "icptoken_dropped_total"))
-    assert.matches("key %x%x%x%x%x%x%x%x: the registry refused its token", gate:log())
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry calls its token invalid", gate:log())
+  end)
+
+  it("calls invalid although it is new makes one line in the log, that says what to compare", function()
+    local fresh = bed:start()
+    for i = 1, 5 do
+      for _ = 1, 3 do load.request(fresh.port, make_refused(bed, INVALID, ("/v2/new%d/manifests/1"):format(i))) end
+    end
+    local line = fresh:log():match "%[error%] [^\n]*"
+    for _, words in ipairs { "'service'", "auth.token.service", "rootcertbundle", "$icptoken_authorization" } do
+      assert.matches(words, line, 1, true)
+    end
+    assert.equal(1, select(2, fresh:log():gsub("%[error%]", "")))
+    fresh:stop()
   end)
 
   it("calls invalid again and again is dropped once in 10 seconds", function()

@@ -131,7 +131,9 @@ describe("the options of a gateway", function()
   for options, words in pairs {
     ["port = '8443'"] = { "option 'port'" }, ["port = 70000"] = { "option 'port'" },
     ["cacert = 1"] = { "option 'cacert'" }, ["insecure = 'hunter2'"] = { "option 'insecure'" },
-    ["hots = 1"] = { "'hots'", "'host'" }, ["cacret = 'hunter2'"] = { "'cacret'", "'cacert'" },
+    ["max_inflght = 4"] = { "'max_inflght'", "'max_inflight'" }, ["chalenge = 'basic'"] = { "'challenge'" },
+    ["treads = 1"] = { "'treads'" }, ["hots = 1"] = { "'hots'", "'host'" },
+    ["cacret = 'hunter2'"] = { "'cacret'", "'cacert'" },
     ["[1] = 'hunter2'"] = {}, ["[true] = 1"] = {}, ["completely_different = 1"] = { "'completely_different'" },
     ["url = 'https://a/b'"] = { "'url'" }, ["headers = { Authorization = 'hunter2' }"] = { "'headers'" },
     ["key = '/hunter2'"] = { "'key'", "'cert'" }, ["retries = -1"] = { "'retries'" },

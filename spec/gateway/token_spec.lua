@@ -304,6 +304,25 @@ describe("gateway:login", function()
     end)
   end
 
+  it("is counted, and the log says when the identity provider begins to fail and when it answers again", function()
+    local one = bed:start { workers = 1, locations = "location = /login { content_by_lua_block { gateway:login() } }" }
+    local function count(result)
+      local name = ('\nicptoken_requests_total{[^}]*result="%s"} (%%d+)'):format(result)
+      return tonumber(load.request(one.port, { target = "/metrics" }).body:match(name))
+    end
+    local request = { target = "/login", headers = { Authorization = "Basic " .. (mime.b64 "admin:admin") } }
+    bed.stub:plan({ status = 500 }, { status = 500 })
+    for _, status in ipairs { 502, 502, 200, 200 } do assert.equal(status, load.request(one.port, request).status) end
+    assert.same({ 2, 2 }, { count "login", count "server_error" })
+    local lines = {}
+    for line in one:log():gmatch "icptoken: [^\n,]*" do lines[#lines + 1] = line end
+    local url = ("https://localhost:%d/idprovider/v1/auth/identitytoken"):format(bed.stub.port)
+    assert.equal(2, #lines)
+    assert.matches("icptoken: " .. url .. " fails: ", lines[1], 1, true)
+    assert.matches("icptoken: " .. url .. " answers again (it failed with server_error)", lines[2], 1, true)
+    one:stop()
+  end)
+
   it("finds the identity provider of an endpoint that is given as a URL", function()
     local other = bed:start { workers = 1,
       gateway = ([[host = NONE, port = NONE, url = "https://localhost:%d/image-manager/api/v1/auth/token?a=b"]])

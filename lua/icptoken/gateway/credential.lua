@@ -13,8 +13,7 @@ credential.KINDS = { "bearer", "basic", "password" }
 
 local SPACE = 32
 local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
--- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first. skopeo sends both parts
--- empty where it has no credential.
+-- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first.
 local CONTROL = "%c"
 
 --- Splits an Authorization value into "bearer" or "basic", and a text and the byte in it from which on the credential
@@ -68,6 +67,7 @@ function credential.read(kind, text, first, token_user)
   local rest = sub(text, first)
   if kind == "bearer" then return read_id_token(rest) end
   local decoded = ngx.decode_base64(rest)
+  if decoded == ":" then return nil, { code = "no_credential" } end -- from skopeo, where it has none
   local username, password = (decoded or ""):match "^([^:]*):(.*)$"
   if not username or username == "" or password == "" or decoded:find(CONTROL) then
     return nil, { code = "invalid_credential" }

@@ -18,15 +18,14 @@ local BUSY_SECONDS = 0.01
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
 
---- settings: thread_pool, timeout (seconds), client (the name, the options and the URL for logs of the client that
--- asks).
+--- settings: thread_pool, timeout (seconds), client and login (who asks for tokens and who logs in: name, options, and
+-- URL for logs).
 function endpoint.new(settings, tokens, metrics, log)
   return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log }, endpoint_meta)
 end
 
-local function run_thread(self, name, ...)
-  local settings = self.settings
-  return ngx.run_worker_thread(settings.thread_pool, THREAD_MODULE, name, settings.client.name, ...)
+local function run_thread(self, name, client, ...)
+  return ngx.run_worker_thread(self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...)
 end
 
 -- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted. Returns the answer,
@@ -73,8 +72,7 @@ local function is_telling(self, failure, seconds)
 end
 
 -- One line in the log when the endpoint begins to fail or answers again, of all workers.
-local function note_state(self, failure, seconds)
-  local client = self.settings.client
+local function note_state(self, client, failure, seconds)
   if failure and endpoint.is_refusal(failure) then failure = nil end
   if failure and not is_telling(self, failure, seconds) then return end
   local before = self.store:put_state(client.name, failure and failure.code or "ok")
@@ -86,24 +84,29 @@ local function note_state(self, failure, seconds)
   end
 end
 
---- Asks for a token, for so many seconds at most. request: as for client:fetch. is_wanted: tells whether anybody still
--- wants the answer. Returns what worker_thread.fetch does, or nil and a failure.
-function endpoint_methods:fetch(request, seconds, is_wanted)
-  request.timeout = seconds
-  local answer, failure = ask(self, is_wanted, "fetch", self.settings.client.options, request)
-  note_state(self, failure, seconds)
+local function question(self, name, client, request, seconds, is_wanted)
+  -- messages tell the limit
+  request.timeout = math.ceil(seconds * 100) / 100
+  local answer, failure = ask(self, is_wanted, name, client, request)
+  note_state(self, client, failure, seconds)
   return answer, failure
 end
 
---- Logs in with these options, for so many seconds at most. Returns { token, expires_at }, or nil and a failure.
-function endpoint_methods:log_in(options, seconds, is_wanted)
-  options.timeout = seconds
-  return ask(self, is_wanted, "login", options)
+--- Asks for a token, for so many seconds at most. request: as for client:fetch. is_wanted: tells whether anybody still
+-- wants the answer. Returns what worker_thread.fetch does, or nil and a failure.
+function endpoint_methods:fetch(request, seconds, is_wanted)
+  return question(self, "fetch", self.settings.client, request, seconds, is_wanted)
+end
+
+--- Logs in at the identity provider. request: username and password. Returns { token, expires_at }, or nil and a
+-- failure.
+function endpoint_methods:log_in(request, seconds, is_wanted)
+  return question(self, "login", self.settings.login, request, seconds, is_wanted)
 end
 
 --- Has a client made in the Lua state of a thread. Returns true, or nil and why there can be none.
 function endpoint_methods:warm()
-  local ok, made, message = run_thread(self, "warm", self.settings.client.options)
+  local ok, made, message = run_thread(self, "warm", self.settings.client)
   if ok and made or made == NO_STATE then return true end
   return nil, tostring(ok and message or made)
 end

@@ -33,6 +33,8 @@ local POLL_SECONDS = 0.01
 local LOCK_SLACK_SECONDS = 5
 -- A fetch of less is not begun.
 local MIN_FETCH_SECONDS = 0.05
+-- A gateway that was not started says so once in so many seconds.
+local TELL_SECONDS = 60
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
 
@@ -293,8 +295,16 @@ local function add_flight(self, flight)
   return flight
 end
 
+-- Says now and then why nothing is done.
+local function tell_not_started(self)
+  if not self.store:is_first("n" .. self.settings.client.name, TELL_SECONDS) then return end
+  self.log(ngx.EMERG, "no token is fetched: is there a line \"init_worker_by_lua_block { gateway:start() }\" in "
+    .. "nginx.conf? Until then requests are answered with 503")
+end
+
 -- May a new cold flight be queued?
 local function find_obstacle(self)
+  if not self.started then tell_not_started(self) end
   if not self.started or self.broken then return { code = "not_started" } end
   if self.queue:is_full(self.settings.max_queue, is_awaited, self.forget) then return { code = "queue_full" } end
 end
@@ -349,11 +359,11 @@ function flights_methods:renew(name, renewed_end, make_request)
   return true
 end
 
---- Waits for a log-in with these options. Returns { token, expires_at } or nil and a failure.
-function flights_methods:log_in(options)
+--- Waits for a log-in with this user name and password. Returns { token, expires_at } or nil and a failure.
+function flights_methods:log_in(request)
   local obstacle = find_obstacle(self)
   if obstacle then return nil, obstacle end
-  local flight, problem = add_flight(self, { request = options })
+  local flight, problem = add_flight(self, { request = request })
   if not flight then return nil, problem end
   local _, failure = wait(self, flight, now() + self.settings.timeout)
   return flight.answer, failure

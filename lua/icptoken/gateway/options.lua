@@ -40,6 +40,31 @@ local REFUSED = {
 
 local BASIC_REALM = "IBM Cloud Private"
 
+-- How many characters must be added, left out or replaced to make one text of another.
+local function count_changes(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal
+    diagonal, row[0] = row[0], i
+    for j = 1, #b do
+      local change = a:byte(i) == b:byte(j) and 0 or 1
+      diagonal, row[j] = row[j], math.min(diagonal + change, row[j] + 1, row[j - 1] + 1)
+    end
+  end
+  return row[#b]
+end
+
+--- The gateway's own option whose name looks most like this one; nil where none does.
+function options.find_nearest(name)
+  local nearest, least = nil, math.max(1, math.floor(#name / 3)) + 1
+  for _, option in ipairs(OPTIONS) do
+    local changes = count_changes(name, option[1])
+    if changes < least then nearest, least = option[1], changes end
+  end
+  return nearest
+end
+
 --- The names of the gateway's own options.
 function options.list_names()
   local names = {}
@@ -88,7 +113,7 @@ function options.read(given)
     end
   end
   if settings.challenge == "bearer" and not (settings.realm or ""):find "^https?://" then
-    error("icptoken.gateway: challenge 'bearer' needs option 'realm', the URL where clients get an ID token", 0)
+    error("icptoken.gateway: with challenge 'bearer', option 'realm' must be the URL where clients get an ID token", 0)
   end
   settings.realm = settings.realm or BASIC_REALM
   return settings, client_options

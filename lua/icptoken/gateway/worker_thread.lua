@@ -45,9 +45,10 @@ function worker_thread.fetch(gateway, options, request)
     end_at = expires_at - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
---- Logs in with user name and password at the cluster's identity provider. Returns the ID token and, where it is known,
--- when it ends on clock.now(); or nil, message, code, details.
-function worker_thread.login(_, options)
+--- Logs in at the cluster's identity provider. request: username, password and timeout, for which options hold no
+-- place. Returns the ID token and, where it is known, when it ends on clock.now(); or nil, message, code, details.
+function worker_thread.login(_, options, request)
+  for name, value in pairs(request) do options[name] = value end
   local identity, message, code, details = icptoken.login(options)
   if not identity then return nil, message, code, details end
   local expires_at = identity.expires_at and identity.expires_at + clock.now() - clock.wall()
