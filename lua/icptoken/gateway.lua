@@ -82,7 +82,8 @@ local function compute_scope(self)
   return nil, "internal"
 end
 
--- The kind of the request's credential, and where it stands (see credential.lua), or nil and a code.
+-- The credential of the request, as it goes through this file: its kind, a text, and the byte in the text from which on
+-- it stands. Or nil and a code.
 local function find_credential(self)
   local callback = self.settings.credential
   if not callback then
@@ -261,12 +262,15 @@ function gateway_methods:login()
   return give_id_token(identity.token, identity.expires_at and identity.expires_at - now())
 end
 
---- The numbers of this gateway and of any others that are passed, as Prometheus wants them (text, format 0.0.4).
+--- The numbers of this gateway and of any others that are passed, as Prometheus wants them (text, format 0.0.4). Raises
+-- where two have the same name.
 function gateway_methods:metrics(...)
   local all = { self, ... }
-  local counters, paused, free, capacity = {}, {}, {}, {}
+  local counters, paused, free, capacity, names = {}, {}, {}, {}, {}
   for i, one in ipairs(all) do
-    counters[i] = one.counters
+    local name = one.counters.gateway_name
+    if names[name] then error(("gateway:metrics: two are called '%s'; give them the option 'name'"):format(name), 2) end
+    names[name], counters[i] = true, one.counters
     paused[i] = one.store:is_paused(one.client.name) and 1 or 0
     free[i], capacity[i] = one.dict:free_space(), one.dict:capacity()
   end
@@ -293,14 +297,20 @@ end
 --- For init_worker_by_lua: begins work in this worker. Says in one line at level emerg if the thread pool is missing,
 -- or a file cannot be read.
 function gateway_methods:start()
+  if not ngx.worker.id() then return end -- a helper process of nginx, without requests and maybe without threads
   if ngx.worker.id() == 0 then check_files(self.client.options) end
   self.counters:open_row(ngx.worker.id())
   self.flights:start()
 end
 
--- Raises what icptoken.new says of options that are wrong, and warms up libcurl before nginx starts its workers.
-local function check_client_options(client_options)
-  local ok, client, message = pcall(icptoken.new, client_options)
+-- Raises what icptoken.new says of options that are wrong, those of each request among them, and warms up libcurl
+-- before nginx starts its workers.
+local function check_client_options(client_options, defaults)
+  local all = {}
+  for _, some in ipairs { client_options, defaults } do
+    for name, value in pairs(some) do all[name] = value end
+  end
+  local ok, client, message = pcall(icptoken.new, all)
   if not ok then
     local problem = tostring(client):gsub("^bad argument #1 to '[^']*' %((.*)%)$", "%1")
     local unknown = problem:match "^unknown option '([^']*)'$"
@@ -353,7 +363,7 @@ function gateway.new(options)
   end
   local settings, client_options = options_reader.read(options)
   client_options.anonymous, client_options.timeout = true, settings.timeout
-  check_client_options(client_options)
+  check_client_options(client_options, choose_defaults(settings, {}))
   settings.client, settings.login = describe_client(client_options), describe_login(client_options)
   local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
     login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }

@@ -100,7 +100,8 @@ end
 
 -- Sends the answer and ends the request.
 local function send(status, body)
-  ngx.req.discard_body()
+  local is_read = pcall(ngx.req.discard_body)
+  if not is_read then return ngx.exit(ngx.HTTP_BAD_REQUEST) end -- its chunks are malformed
   ngx.status = status
   ngx.header["Content-Type"] = "application/json"
   ngx.header["Content-Length"] = #body

@@ -3,7 +3,7 @@
 
 local icptoken = require "icptoken"
 
-local byte, match, sub = string.byte, string.match, string.sub
+local byte, find, match, sub = string.byte, string.find, string.match, string.sub
 local find_regex = ngx.re.find
 
 local credential = {}
@@ -16,6 +16,13 @@ local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
 -- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first.
 local CONTROL = "%c"
 
+-- A text without the white space at its end. (A pattern would try again at each space before.)
+local function strip_end(text)
+  local last = #text
+  while find(text, "^%s", last) do last = last - 1 end
+  return sub(text, 1, last)
+end
+
 --- Splits an Authorization value into "bearer" or "basic", and a text and the byte in it from which on the credential
 -- stands (to cut it out would be to copy it for each request); nil for any other.
 function credential.split(value)
@@ -25,16 +32,19 @@ function credential.split(value)
   local scheme, first = match(value, "^ *(%a+) +()")
   scheme = scheme and scheme:lower()
   if scheme ~= "bearer" and scheme ~= "basic" then return nil end
-  local last = #value -- a pattern for the spaces at the end would try again at each space before
-  while byte(value, last) == SPACE do last = last - 1 end
-  if last < first then return nil end
-  return scheme, sub(value, 1, last), first
+  value = strip_end(value)
+  if #value < first then return nil end
+  return scheme, value, first
 end
 
 --- The same for what a user's function gave: { id_token = } or { username =, password = }.
 function credential.from_table(value)
   if type(value) ~= "table" then return nil end
-  if type(value.id_token) == "string" then return "bearer", value.id_token, 1 end
+  if type(value.id_token) == "string" then
+    -- often the whole of a file, and sometimes what a command printed
+    local id_token = value.id_token:match "^%s*(.*)$"
+    return "bearer", strip_end(id_token:gsub("^[Bb][Ee][Aa][Rr][Ee][Rr] +", "")), 1
+  end
   if type(value.username) == "string" and type(value.password) == "string" then
     -- with a colon in it, it would be read as another name, so then there is none
     local username = value.username:find(":", 1, true) and "" or value.username

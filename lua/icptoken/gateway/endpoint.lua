@@ -15,6 +15,11 @@ local THREAD_MODULE = "icptoken.gateway.worker_thread"
 -- What ngx.run_worker_thread says when all Lua states for threads are in use, and when to try again.
 local NO_STATE = "no available Lua vm"
 local BUSY_SECONDS = 0.01
+-- What says that the endpoint works, and the credential is wrong.
+local REFUSALS = { unauthorized = true, forbidden = true, invalid_credential = true }
+-- How often there is a line in the log: about too few threads, and about an endpoint whose state changes all the time.
+local TELL_SECONDS = 60
+local STATE_SECONDS = 10
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
 
@@ -28,12 +33,19 @@ local function run_thread(self, name, client, ...)
   return ngx.run_worker_thread(self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...)
 end
 
--- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted. Returns the answer,
--- or nil and a failure.
+-- Says now and then that there are too few threads.
+local function tell_no_thread(self)
+  if not self.store:is_first("w" .. self.settings.client.name, TELL_SECONDS) then return end
+  self.log(ngx.WARN, ("a question waited for a thread until nobody wanted it any more: thread_pool %s needs as many "
+    .. "threads as the max_inflight of its gateways add up to"):format(self.settings.thread_pool))
+end
+
+-- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted. Returns the answer;
+-- nil and a failure; or nil where it was not asked any more.
 local function call_thread(self, is_wanted, name, ...)
   local ok, answer, message, code, details = run_thread(self, name, ...)
   while not ok and answer == NO_STATE do
-    if not is_wanted() then return nil, { code = "timeout", is_unasked = true } end
+    if not is_wanted() then return nil end
     ngx.sleep(BUSY_SECONDS)
     ok, answer, message, code, details = run_thread(self, name, ...)
   end
@@ -42,16 +54,20 @@ local function call_thread(self, is_wanted, name, ...)
     self.log(ngx.ERR, "the worker thread failed: " .. tostring(answer))
     return nil, { code = "internal" }
   end
-  local retry_after = type(details) == "table" and details.retry_after
-  return nil, { code = code, message = message, retry_after = retry_after and math.min(retry_after, MAX_RETRY_AFTER) }
+  if code == "not_asked" then return nil, tell_no_thread(self) end
+  details = type(details) == "table" and details or {}
+  local retry_after = details.retry_after and math.min(details.retry_after, MAX_RETRY_AFTER)
+  return nil, { code = code, message = message, status = details.status, retry_after = retry_after }
 end
 
-local function ask(self, is_wanted, ...)
+-- The same, counted and timed, and its token checked.
+local function measure(self, ...)
   local metrics = self.metrics
   local started = now()
   metrics:add "inflight"
-  local answer, failure = call_thread(self, is_wanted, ...)
+  local answer, failure = call_thread(self, ...)
   metrics:add("inflight", nil, -1)
+  if not answer and not failure then return nil end
   metrics:observe("fetch_seconds", now() - started)
   if answer and not store.is_authorization("Bearer " .. tostring(answer.token)) then
     answer, failure = nil, { code = "invalid_response", message = "its token holds characters that no token has" }
@@ -60,23 +76,22 @@ local function ask(self, is_wanted, ...)
   return answer, failure
 end
 
---- Is it the credential that was refused, not the endpoint that fails?
-function endpoint.is_refusal(failure)
-  return failure.code == "unauthorized" or failure.code == "forbidden" or failure.code == "invalid_credential"
+-- Does a failure say that the endpoint does not work? nil where it says nothing about that: when it is a fault of the
+-- gateway, or when there was little time, as requests had waited in the queue or a token was about to end.
+local function says_broken(self, failure, seconds)
+  if REFUSALS[failure.code] then return false end
+  if failure.code == "internal" or failure.code == "timeout" and seconds < self.settings.timeout / 2 then return nil end
+  return true
 end
 
--- Does a failure say anything about the endpoint? Not when it had little time, as its requests had waited in the queue.
-local function is_telling(self, failure, seconds)
-  if failure.code == "internal" or failure.is_unasked then return false end
-  return failure.code ~= "timeout" or seconds >= self.settings.timeout / 2
-end
-
--- One line in the log when the endpoint begins to fail or answers again, of all workers.
-local function note_state(self, client, failure, seconds)
-  if failure and endpoint.is_refusal(failure) then failure = nil end
-  if failure and not is_telling(self, failure, seconds) then return end
-  local before = self.store:put_state(client.name, failure and failure.code or "ok")
-  if not before then return end
+-- A line in the log when the endpoint begins to fail and when it answers again, of all workers. One that does now this,
+-- now that has one of each in so many seconds.
+local function note_state(self, client, failure)
+  local state = failure and failure.code or "ok"
+  local before = self.store:get_state(client.name)
+  if state == before then return end
+  if not self.store:is_first((failure and "t" or "u") .. client.name, STATE_SECONDS) then return end
+  self.store:put_state(client.name, state)
   if failure then
     self.log(ngx.ERR, ("%s fails: %s"):format(client.url, failure.message or failure.code))
   else
@@ -84,31 +99,31 @@ local function note_state(self, client, failure, seconds)
   end
 end
 
-local function question(self, name, client, request, seconds, is_wanted)
-  -- messages tell the limit
-  request.timeout = math.ceil(seconds * 100) / 100
-  local answer, failure = ask(self, is_wanted, name, client, request)
-  note_state(self, client, failure, seconds)
+--- Asks a question until a deadline on clock.now(). name: "fetch" for a token, with a request as for client:fetch, or
+-- "login", with a user name and a password. is_wanted: tells whether anybody still wants the answer. Returns what the
+-- function of that name in worker_thread.lua does; nil and a failure, where is_general says whether other questions
+-- would fail in the same way; or nil where the time was over before it could be asked.
+function endpoint_methods:ask(name, request, deadline, is_wanted)
+  local client = name == "login" and self.settings.login or self.settings.client
+  local seconds = deadline - now()
+  request.deadline = deadline
+  local answer, failure = measure(self, is_wanted, name, client, request)
+  if answer then
+    note_state(self, client, nil)
+  elseif failure then
+    local broken = says_broken(self, failure, seconds)
+    if broken ~= nil then note_state(self, client, broken and failure or nil) end
+    -- other 4xx than 401 and 403 may be about the request, but nobody else would tell of them
+    failure.is_general = broken and not (failure.code == "http_status" and (failure.status or 0) < 500)
+  end
   return answer, failure
 end
 
---- Asks for a token, for so many seconds at most. request: as for client:fetch. is_wanted: tells whether anybody still
--- wants the answer. Returns what worker_thread.fetch does, or nil and a failure.
-function endpoint_methods:fetch(request, seconds, is_wanted)
-  return question(self, "fetch", self.settings.client, request, seconds, is_wanted)
-end
-
---- Logs in at the identity provider. request: username and password. Returns { token, expires_at }, or nil and a
--- failure.
-function endpoint_methods:log_in(request, seconds, is_wanted)
-  return question(self, "login", self.settings.login, request, seconds, is_wanted)
-end
-
---- Has a client made in the Lua state of a thread. Returns true, or nil and why there can be none.
+--- Has a client made in the Lua state of a thread. Returns true, or nil and why there are no threads.
 function endpoint_methods:warm()
-  local ok, made, message = run_thread(self, "warm", self.settings.client)
-  if ok and made or made == NO_STATE then return true end
-  return nil, tostring(ok and message or made)
+  local ok, problem = run_thread(self, "warm", self.settings.client)
+  if ok or problem == NO_STATE then return true end
+  return nil, tostring(problem)
 end
 
 return endpoint

@@ -6,10 +6,14 @@
 -- reload would reset it.
 --
 -- Between workers a lock in the dict says who asks. Flights of keys that another worker has locked are looked after by
--- one poller a worker, until there is a token, or a report of the failure, or the lock's owner is gone.
+-- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone.
 --
--- A flight is wanted while somebody waits on its semaphore (nginx takes those off who go away), or if it renews a
--- token that is still good; what nobody wants is not asked.
+-- A flight is awaited while somebody waits on its semaphore (nginx takes those off who go away); it is wanted if it is
+-- awaited, or renews a token that is still good. What nobody wants is not asked.
+--
+-- So a flight is in the queue (and a runner will take it), or with a runner, or watched (by the poller), until it is
+-- resolved or forgotten. Runners and poller are timers, and timers can get lost: whoever comes for a flight looks
+-- whether they are there.
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
@@ -38,6 +42,8 @@ local TELL_SECONDS = 60
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
 
+local TIMEOUT = { code = "timeout" }
+
 -- Numbers the locks of this process, of all its gateways.
 local sequence = 0
 
@@ -59,7 +65,7 @@ function flights.new(settings, tokens, metrics, log)
     endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics), by_key = {}, watched = {},
     runners = {}, started = false }, flights_meta)
   self.forget = function(flight)
-    if flight.key then self.by_key[flight.key] = nil end
+    if flight.key and self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
   end
   return self
 end
@@ -140,7 +146,7 @@ local function accept_failure(self, flight, failure, owner)
     self.store:put_refusal(flight.key, failure, self.settings.error_ttl)
   end
   if flight.renewed_end then
-    self.store:pause(endpoint.is_refusal(failure) and flight.key or self.settings.client.name, failure.retry_after)
+    self.store:pause(failure.is_general and self.settings.client.name or flight.key, failure.retry_after)
   end
   -- who waits in another worker has a deadline of its own, and may have more time to ask
   if failure.code ~= "timeout" then self.store:put_report(owner, failure) end
@@ -151,24 +157,33 @@ local function has_time_left(flight)
   return is_awaited(flight) and flight.deadline - now() > MIN_FETCH_SECONDS
 end
 
--- Asks for a token with the lock in hand, and lets all know.
-local function fetch(self, flight, owner)
-  local answer, failure = self.endpoint:fetch(flight.request, compute_limit(self, flight), function()
+local function ask(self, flight, name)
+  return self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight), function()
     return is_wanted(self, flight)
   end)
+end
+
+-- Asks for a token with the lock in hand, and lets all know.
+local function fetch(self, flight, owner)
+  local answer, failure = ask(self, flight, "fetch")
   if answer then return resolve(self, flight, accept_token(self, flight, answer)) end
-  accept_failure(self, flight, failure, owner)
-  if failure.code == "timeout" and has_time_left(flight) then return self.queue:add(flight) end
-  resolve(self, flight, nil, failure)
+  if failure then accept_failure(self, flight, failure, owner) end
+  local is_late = not failure or failure.code == "timeout"
+  if is_late and has_time_left(flight) then return self.queue:add(flight) end
+  resolve(self, flight, nil, failure or TIMEOUT)
+end
+
+-- Returns whether there is a poller.
+local function ensure_poller(self)
+  if not self.poller or is_lost(self.poller) then self.poller = start_timer(self, poll) end
+  return self.poller ~= nil
 end
 
 -- Another worker asks: what this flight waits for will be found in the dict.
 local function watch(self, flight, holder)
   flight.holder = holder
   self.watched[flight.key] = flight
-  if self.poller and not is_lost(self.poller) then return end
-  self.poller = start_timer(self, poll)
-  if self.poller then return end
+  if ensure_poller(self) then return end
   self.watched[flight.key] = nil
   resolve(self, flight, nil, { code = "internal" })
 end
@@ -188,11 +203,9 @@ local function serve_key(self, flight)
 end
 
 local function serve_login(self, flight)
-  local answer, failure = self.endpoint:log_in(flight.request, compute_limit(self, flight), function()
-    return is_wanted(self, flight)
-  end)
+  local answer, failure = ask(self, flight, "login")
   flight.answer = answer
-  resolve(self, flight, answer and answer.token, failure)
+  resolve(self, flight, answer and answer.token, failure or TIMEOUT)
 end
 
 local function serve(self, flight)
@@ -233,7 +246,7 @@ local function count_runners(self)
   return count
 end
 
--- Returns whether there is a runner.
+-- Has one more runner started where there may be more. Returns whether there is any.
 local function start_runner(self)
   local count = count_runners(self)
   if count >= self.settings.max_inflight then return true end
@@ -265,21 +278,33 @@ local function check_watched(self, flight)
   return true
 end
 
-function poll(_, self, ticket)
-  if self.poller ~= ticket then return end
-  ticket.began = true
-  while next(self.watched) do
-    for name, flight in pairs(self.watched) do
-      local ok, is_over = pcall(check_watched, self, flight)
-      if not ok then
-        self.log(ngx.ERR, "a fault of icptoken: " .. tostring(is_over))
-        resolve(self, flight, nil, { code = "internal" })
-      end
-      if not ok or is_over then self.watched[name] = nil end
+local function check_all_watched(self)
+  for name, flight in pairs(self.watched) do
+    local ok, is_over = pcall(check_watched, self, flight)
+    if not ok then
+      self.log(ngx.ERR, "a fault of icptoken: " .. tostring(is_over))
+      resolve(self, flight, nil, { code = "internal" })
     end
-    if next(self.watched) then ngx.sleep(POLL_SECONDS) end
+    if not ok or is_over then self.watched[name] = nil end
+  end
+end
+
+-- The body of the poller.
+function poll(_, self, ticket)
+  if self.poller ~= ticket then return end -- it was given up for lost
+  ticket.began = true
+  check_all_watched(self)
+  while next(self.watched) do
+    ngx.sleep(POLL_SECONDS)
+    check_all_watched(self)
   end
   self.poller = nil
+end
+
+-- Sees to it that somebody looks after a flight that was there already.
+local function ensure_served(self, flight)
+  if flight.list and count_runners(self) == 0 then start_runner(self) end
+  if self.watched[flight.key] == flight then ensure_poller(self) end
 end
 
 local function add_flight(self, flight)
@@ -299,7 +324,7 @@ end
 local function tell_not_started(self)
   if not self.store:is_first("n" .. self.settings.client.name, TELL_SECONDS) then return end
   self.log(ngx.EMERG, "no token is fetched: is there a line \"init_worker_by_lua_block { gateway:start() }\" in "
-    .. "nginx.conf? Until then requests are answered with 503")
+    .. "nginx.conf, and lua_code_cache on? Until then requests are answered with 503")
 end
 
 -- May a new cold flight be queued?
@@ -340,16 +365,21 @@ function flights_methods:obtain(name, make_request)
   if not flight then
     flight, failure = begin_cold(self, name, make_request)
     if not flight then return nil, failure end
-  elseif flight.renewed_end then
-    turn_cold(self, flight)
+  else
+    if flight.renewed_end then turn_cold(self, flight) end
+    ensure_served(self, flight)
   end
   return wait(self, flight, now() + self.settings.timeout)
 end
 
---- Has a key's token renewed, which is good until renewed_end, behind all who wait for one. Returns at once, and
--- whether renewals of it do not pause.
+--- Has a key's token renewed, which is good until renewed_end, behind all who wait for one, if there is room in the
+-- queue. Returns at once; false where its renewals pause, as one has failed.
 function flights_methods:renew(name, renewed_end, make_request)
-  if self.by_key[name] then return true end
+  local flight = self.by_key[name]
+  if flight then
+    ensure_served(self, flight)
+    return true
+  end
   if is_paused(self, name) then return false end
   if find_obstacle(self) or self.queue:count_renewals() >= self.settings.max_queue then return true end
   local request, credential_end = make_request()

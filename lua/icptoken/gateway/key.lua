@@ -1,5 +1,6 @@
 -- Names for what a token depends on: SHA-256 over endpoint, request, credential and scope, each with its length before
--- it, so that no two different lists give the same bytes. A name says nothing about a credential to who reads it.
+-- it, so that no two different lists give the same bytes. Nobody can tell from a name what it stands for, but who has a
+-- guess can try it; so names stay in the dict, and only their beginning is ever shown.
 --
 -- The three calls of libcrypto are used because SHA256() of OpenSSL 3 looks the algorithm up each time, which costs
 -- more than the hash; and because the part that every request of a gateway shares is then hashed only once.

@@ -68,13 +68,13 @@ function queue_methods:take()
   return take_from(self, self.cold) or take_from(self, self.renewals)
 end
 
--- Takes out the cold flights that are not wanted, each of which goes to forget.
-local function sweep(self, is_wanted, forget)
+-- Takes out the cold flights that nobody waits for, each of which goes to forget.
+local function sweep(self, is_awaited, forget)
   local list, last = self.cold, self.cold.first - 1
   for i = list.first, list.last do
     local flight = list[i]
     list[i] = nil
-    if is_wanted(flight) then
+    if is_awaited(flight) then
       last = last + 1
       list[last] = flight
     else
@@ -88,10 +88,10 @@ local function sweep(self, is_wanted, forget)
   if swept == 0 then self.sweep_at = now() + self.cold_count * SWEEP_PAUSE_SECONDS end
 end
 
---- Whether so many cold flights are queued, after those that are not wanted any more have been passed to forget and
+--- Whether so many cold flights are queued, after those that nobody waits for any more have been passed to forget and
 -- taken out.
-function queue_methods:is_full(limit, is_wanted, forget)
-  if self.cold_count >= limit and now() >= self.sweep_at then sweep(self, is_wanted, forget) end
+function queue_methods:is_full(limit, is_awaited, forget)
+  if self.cold_count >= limit and now() >= self.sweep_at then sweep(self, is_awaited, forget) end
   return self.cold_count >= limit
 end
 

@@ -1,7 +1,7 @@
 -- From a request to the least access that serves it, by the method and the target as the client sent them.
 -- https://distribution.github.io/distribution/spec/api/ lists the endpoints, .../spec/auth/scope/ says what a scope is.
 
-local find, gsub, sub = string.find, string.gsub, string.sub
+local find, gsub, match, sub = string.find, string.gsub, string.match, string.sub
 local find_regex = ngx.re.find
 
 local scope = {}
@@ -9,6 +9,8 @@ local scope = {}
 -- A name has 255 bytes at most; a tag or digest less; upload sessions of some registries more.
 local MAX_PATH_BYTES = 2048
 local MAX_NAME_BYTES = 255
+-- "from", with every letter escaped.
+local MAX_FROM_BYTES = 12
 
 -- distribution/reference: path-component and name. The quantifiers give nothing back, so that a hostile name costs
 -- no more than its length.
@@ -38,12 +40,18 @@ end
 
 -- The repository of the first `from=` of a query: "" when there is none, nil when it is no name.
 local function read_source(query)
-  for field in query:gmatch "[^&]+" do
-    local name, value = field:match "^([^=]*)=?(.*)$"
-    if unescape(name) == "from" then
-      value = unescape(value)
-      return (value == "" or is_name(value)) and value or nil
+  local first = 1
+  while first <= #query do
+    local last = (find(query, "&", first, true) or #query + 1) - 1
+    local field = sub(query, first, last)
+    if find(field, "from", 1, true) == 1 or find(field, "%", 1, true) then
+      local name, value = match(field, "^([^=]*)=?(.*)$")
+      if #name <= MAX_FROM_BYTES and unescape(name) == "from" then
+        value = unescape(value)
+        return (value == "" or is_name(value)) and value or nil
+      end
     end
+    first = last + 2
   end
   return ""
 end

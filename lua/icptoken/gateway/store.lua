@@ -23,6 +23,8 @@ local head_pointer = ffi.typeof("const $ *", record_head)
 local HEAD_BYTES = ffi.sizeof(record_head)
 local head = record_head()
 local MAX_SECONDS = 2 ^ 32 - 1
+-- To the dict, less would mean for ever.
+local MIN_SECONDS = 0.001
 
 -- RFC 6750 section 2.1: b64token. Nothing else may get into a header that nginx writes as it is.
 local AUTHORIZATION = [[\ABearer [A-Za-z0-9._~+/-]+=*\z]]
@@ -58,6 +60,7 @@ local function decode(value)
 end
 
 local function put(self, name, text, seconds, mark)
+  seconds = math.max(MIN_SECONDS, seconds)
   local stored, problem, forced = self.dict:set(name, encode(now() + seconds, mark or 0, text), seconds)
   if forced then self.on_eviction() end
   return stored, problem
@@ -129,7 +132,7 @@ local function read_within(self, name, seconds)
 end
 
 --- Takes the lock of a key for an owner, for so many seconds at most. Returns whether it was free, and if not, whose
--- it is (nil if it has become free meanwhile).
+-- it is (nil if it has become free meanwhile, or was nobody's and has been deleted: try again).
 function store_methods:lock(key, owner, seconds)
   local name = "l" .. key
   local value = encode(now() + seconds, 0, owner)
@@ -209,14 +212,15 @@ function store_methods:resume(subject)
   self.dict:delete("p" .. subject)
 end
 
---- Notes whether an endpoint works ("ok", or a code), and returns what it was before where that was something else.
+--- Notes whether an endpoint works ("ok", or a code).
 function store_methods:put_state(endpoint, state)
-  local name = "s" .. endpoint
-  local before = self.dict:get(name)
-  if type(before) ~= "string" or not answer.is_code(before) then before = "ok" end
-  if before == state then return nil end
-  self.dict:set(name, state)
-  return before
+  self.dict:set("s" .. endpoint, state)
+end
+
+--- What was noted last; "ok" when nothing was.
+function store_methods:get_state(endpoint)
+  local state = self.dict:get("s" .. endpoint)
+  return type(state) == "string" and answer.is_code(state) and state or "ok"
 end
 
 return store

@@ -30,9 +30,19 @@ local function compute_leeway(life)
   return math.max(math.min(10, life / 10), math.min(1, life / 2))
 end
 
---- Asks the endpoint. gateway names the client, whose options these are. Returns the token, and on clock.now() when to
--- renew it, until when to use it, and when it ends; or nil, message, code, details.
+-- Makes the deadline of a request its timeout; in hundredths, as messages tell it. False when it has passed, as no
+-- thread was free.
+local function set_timeout(request)
+  local left = request.deadline - clock.now()
+  request.timeout, request.deadline = math.ceil(left * 100) / 100, nil
+  return left > 0
+end
+
+--- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
+-- on clock.now() in place of a timeout. Returns the token, and on clock.now() when to renew it, until when to use it,
+-- and when it ends; or nil, message, code, details. The code is "not_asked" when the deadline had passed.
 function worker_thread.fetch(gateway, options, request)
+  if not set_timeout(request) then return nil, nil, "not_asked" end
   local client, message, code, details = get_client(gateway, options)
   if not client then return nil, message, code, details end
   local answer
@@ -45,9 +55,10 @@ function worker_thread.fetch(gateway, options, request)
     end_at = expires_at - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
---- Logs in at the cluster's identity provider. request: username, password and timeout, for which options hold no
--- place. Returns the ID token and, where it is known, when it ends on clock.now(); or nil, message, code, details.
+--- Logs in at the cluster's identity provider. request: username, password and deadline. Returns the ID token and,
+-- where it is known, when it ends on clock.now(); or nil, message, code, details, as fetch does.
 function worker_thread.login(_, options, request)
+  if not set_timeout(request) then return nil, nil, "not_asked" end
   for name, value in pairs(request) do options[name] = value end
   local identity, message, code, details = icptoken.login(options)
   if not identity then return nil, message, code, details end
