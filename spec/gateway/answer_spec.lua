@@ -191,6 +191,13 @@ describe("the gateway's answer", function()
     end)
   end)
 
+  it("to malformed chunks is 400", function()
+    local answer = load.request(gate.port, { method = "PUT", raw = "PUT /v2/a/manifests/1 HTTP/1.1\r\nHost: a\r\n"
+      .. "Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" })
+    assert.equal(400, answer.status)
+    assert.is_nil(gate:log():find("runtime error", 1, true))
+  end)
+
   it("without a credential has no cause to blame one", function()
     local answer = load.request(gate.port, make_request("GET", { headers = {} }))
     assert_answer(answer, 401, "UNAUTHORIZED", "no_credential")
@@ -316,6 +323,23 @@ describe("a gateway", function()
     assert.is_nil(gate:log():find("[error]", 1, true))
     assert.same({}, bed.stub:requests())
     gate:stop()
+  end)
+end)
+
+describe("an endpoint that now works and now does not", function()
+  local bed
+  setup(function() bed = gateway_bed.open() end)
+  teardown(function() gateway_bed.close(bed) end)
+
+  it("makes one line of each in ten seconds", function()
+    local gate = bed:start()
+    for i = 1, 20 do
+      if i % 2 == 1 then bed.stub:plan { status = 400 } end
+      load.request(gate.port, bed:request(("/v2/a%d/manifests/1"):format(i)))
+    end
+    assert.equal(1, select(2, gate:log():gsub("icptoken: https://localhost:%d+ fails: ", "")))
+    assert.equal(1, select(2, gate:log():gsub("icptoken: https://localhost:%d+ answers again", "")))
+    assert.equal(2, select(2, gate:log():gsub("icptoken: ", "")))
   end)
 end)
 

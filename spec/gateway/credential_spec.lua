@@ -258,6 +258,14 @@ describe("the function 'credential'", function()
     assert.same({ "Bearer " .. id_token }, list_asked(bed))
   end)
 
+  it("may give an ID token as files and commands do", function()
+    local id_token = issue(bed, '{"sub":"file"}')
+    for _, text in ipairs { [[%s\n]], [[ \t%s \r\n]], "Bearer %s", [[bearer  %s\n]] } do
+      assert.equal(200, ask_with('return { id_token = "%s" }', text:format(id_token)).status)
+    end
+    assert.same({ "Bearer " .. id_token }, list_asked(bed))
+  end)
+
   it("may give a user name and a password", function()
     assert.equal("admin", gateway_bed.read_claims(ask_with 'return { username = "admin", password = "admin" }').sub)
     assert.same({ basic "admin:admin" }, list_asked(bed))

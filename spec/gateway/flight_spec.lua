@@ -128,20 +128,103 @@ end)
 
 -- nginx drops a timer that is one too many, with a line in its log, and nobody hears of it.
 describe("a worker that had no timers left", function()
-  local TIMERS = 4
+  local LOCATIONS = [[
+    location = /timers {
+      content_by_lua_block {
+        for _ = 1, tonumber(ngx.var.arg_count) do ngx.timer.at(0, function() ngx.sleep(1) end) end
+      }
+    }
+    # makes it look as if another process were asking for all tokens that there are; "1:" is init
+    location = /lock {
+      content_by_lua_block {
+        local dict = ngx.shared.icptoken
+        local store = require "icptoken.gateway.store".new(dict, print)
+        for _, name in ipairs(dict:get_keys(0)) do
+          if #name == 32 then
+            dict:delete(name)
+            ngx.print(tostring(store:lock(name, "1:1", 6)))
+          end
+        end
+      }
+    }
+    location = /unlock {
+      content_by_lua_block {
+        local dict = ngx.shared.icptoken
+        for _, name in ipairs(dict:get_keys(0)) do
+          if #name == 33 and name:sub(1, 1) == "l" then dict:delete(name) end
+        end
+      }
+    }
+  ]]
 
-  it("asks again once it has", function()
-    local narrow = bed:start { workers = 1, gateway = "timeout = 1",
-      servers = ("lua_max_running_timers %d;"):format(TIMERS), locations = [[
-        location = /timers {
-          content_by_lua_block {
-            for _ = 1, tonumber(ngx.var.arg_count) do ngx.timer.at(0, function() ngx.sleep(1) end) end
-          }
-        }
-      ]] }
-    local function ask(i) return bed:request("/v2/timers/image" .. i .. "/manifests/latest") end
-    load.request(narrow.port, { target = "/timers?count=" .. TIMERS })
-    load.run(narrow.port, 2 * MAX_INFLIGHT, ask)
-    gateway_bed.await("an answer", function() return load.request(narrow.port, ask "last").status == 200 end)
+  local function start(timers, options)
+    return bed:start { workers = 1, gateway = "timeout = 1" .. (options or ""), locations = LOCATIONS,
+      servers = ("lua_max_running_timers %d;"):format(timers) }
+  end
+
+  local function request(name) return bed:request("/v2/timers/" .. name .. "/manifests/latest") end
+
+  local function await_answer(narrow, name)
+    gateway_bed.await("an answer", function() return load.request(narrow.port, request(name)).status == 200 end)
+  end
+
+  for _, row in ipairs { { "the same token", "image1" }, { "another token", "other" } } do
+    it("asks again once it has, for " .. row[1], function()
+      local narrow = start(4)
+      load.request(narrow.port, { target = "/timers?count=4" })
+      load.run(narrow.port, 2 * MAX_INFLIGHT, function(i) return request("image" .. i) end)
+      await_answer(narrow, row[2])
+    end)
+  end
+
+  it("looks again for what another worker asks", function()
+    local narrow = start(1, ", max_inflight = 1")
+    await_answer(narrow, "watched")
+    assert.equal("true", load.request(narrow.port, { target = "/lock" }).body)
+    -- while the only timer is a runner's: the poller's is dropped
+    bed.stub:plan { delay = { before = 0.3 }, times = 2 }
+    local sent = {}
+    for i, name in ipairs { "slow1", "watched", "slow2" } do
+      sent[i] = load.send(narrow.port, request(name))
+      if i == 1 then gateway_bed.await("a question", function() return #bed.stub:requests() == 2 end) end
+    end
+    local statuses = {}
+    for i, connection in ipairs(sent) do statuses[i] = load.receive(connection).status end
+    assert.same({ 200, 504, 200 }, statuses)
+    assert.is_truthy(narrow:log():find("lua_max_running_timers are not enough", 1, true))
+    load.request(narrow.port, { target = "/unlock" })
+    await_answer(narrow, "watched")
+  end)
+end)
+
+describe("fewer threads than questions", function()
+  local QUESTIONS = 6
+
+  it("cost no time beyond the deadlines, and make a line in the log", function()
+    local narrow = bed:start { workers = 1, gateway = 'timeout = 1, thread_pool = "narrow"',
+      main = "thread_pool narrow threads=1;" }
+    bed.stub:plan { raw = "", ["end"] = "hold", times = QUESTIONS }
+    local function request(name) return bed:request("/v2/narrow/" .. name .. "/manifests/latest") end
+    local answers = load.run(narrow.port, QUESTIONS, function(i) return request("image" .. i) end)
+    assert.same({ [504] = QUESTIONS }, load.count(answers))
+    bed.stub:reset()
+    assert.equal(200, load.request(narrow.port, request "after").status)
+    assert.is_true(#bed.stub:requests() <= 2) -- those before may have had a moment left
+    gateway_bed.await("the line", function()
+      return narrow:log():find("[warn]", 1, true) and narrow:log():find("thread_pool narrow needs", 1, true)
+    end)
+  end)
+end)
+
+describe("fewer Lua states than questions", function()
+  it("make questions wait for one another", function()
+    local QUESTIONS = 20
+    local narrow = bed:start { workers = 1, servers = "lua_worker_thread_vm_pool_size 2;" }
+    bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
+    local answers = load.run(narrow.port, QUESTIONS, function(i)
+      return bed:request("/v2/states/image" .. i .. "/manifests/latest")
+    end)
+    assert.same({ [200] = QUESTIONS }, load.count(answers))
+    assert.equal(QUESTIONS, #bed.stub:requests())
   end)
 end)

@@ -62,7 +62,8 @@ describe("a hostile request", function()
       "/v2/" .. ("a__"):rep(600) .. "/manifests/1", "/v2/" .. ("%3A"):rep(600), "/v2/a/manifests/" .. ("%3A"):rep(9000),
       "/v2/A/manifests/1?" .. ("from=&"):rep(5000), TARGET .. "?" .. ("&"):rep(31000) .. "from=B",
       TARGET .. "?" .. ("%66"):rep(10000) .. "=&from=" .. ("%62"):rep(500), TARGET .. "?from=" .. ("b-"):rep(15000),
-      TARGET .. "?from=" .. ("+"):rep(30000) } do
+      TARGET .. "?from=" .. ("+"):rep(30000) .. "&", TARGET .. "?" .. ("x&"):rep(15000) .. "from=B",
+      TARGET .. "?" .. ("%aaa&"):rep(6000) .. "from=B", TARGET .. "?" .. ("fromm&"):rep(5000) .. "from=B" } do
       requests[i] = bed:request(target)
     end
     assert_cheap(requests)

@@ -252,6 +252,15 @@ describe("the metrics", function()
     gate:stop()
   end)
 
+  it("are not of two with one name, which Prometheus would refuse", function()
+    local gate = bed:start { locations = [[location = /twice {
+      content_by_lua_block { ngx.print(tostring(select(2, pcall(gateway.metrics, gateway, gateway)))) }
+    }]] }
+    local text = load.request(gate.port, { target = "/twice" }).body
+    assert.matches(("two are called 'localhost:%d'; give them the option 'name'"):format(bed.stub.port), text, 1, true)
+    gate:stop()
+  end)
+
   it("know the dict", function()
     local gate = bed:start { gateway = [[name = "gate"]], dict = "8m" }
     local samples = read_samples(read(gate))

@@ -81,6 +81,8 @@ describe("the options of a gateway", function()
   for _, case in ipairs {
     { "name", { "1", '""', "{}" }, "must be a string" },
     { "service", { "1", '""', "{}", "false" }, "must be a string" },
+    { "service", { [["a\nb"]], [["a\0"]] }, "control character" },
+    { "account", { [["a\nb"]] }, "control character" }, { "client_id", { [["a\nb"]] }, "control character" },
     { "account", { "1", '""' }, "must be a string" },
     { "client_id", { "1", '""' }, "must be a string" },
     { "offline_token", { '"yes"', "1" }, "must be a boolean" },

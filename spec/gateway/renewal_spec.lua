@@ -97,6 +97,22 @@ describe("a token that ends while it is renewed", function()
   end)
 end)
 
+describe("a renewal in haste", function()
+  it("that fails for lack of time pauses no others", function()
+    local server = bed:start { workers = 1, locations = gateway_probe.LOCATIONS }
+    for _, name in ipairs { "hasty", "patient" } do load.request(server.port, make_request(name)) end
+    gateway_probe.age_tokens(server.port, 0.5)
+    bed.stub:reset()
+    bed.stub:plan { delay = { before = 0.4 } }
+    assert.equal(200, load.request(server.port, make_request "hasty").status)
+    gateway_bed.await("its end", function()
+      return gateway_probe.read_metric(server.port, "icptoken_fetches_total", 'code="timeout"') == 1
+    end)
+    assert.equal(0, gateway_probe.read_metric(server.port, "icptoken_endpoint_paused"))
+    assert.is_nil(server:log():match "[^\n]*icptoken: [^\n]*")
+  end)
+end)
+
 describe("a renewal", function()
   local server
 

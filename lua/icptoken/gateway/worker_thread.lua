@@ -30,12 +30,15 @@ local function compute_leeway(life)
   return math.max(math.min(10, life / 10), math.min(1, life / 2))
 end
 
+-- With less time left, nothing is begun.
+local MIN_SECONDS = 0.02
+
 -- Makes the deadline of a request its timeout; in hundredths, as messages tell it. False when it has passed, as no
 -- thread was free.
 local function set_timeout(request)
   local left = request.deadline - clock.now()
   request.timeout, request.deadline = math.ceil(left * 100) / 100, nil
-  return left > 0
+  return left > MIN_SECONDS
 end
 
 --- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
