@@ -58,6 +58,7 @@ build/slow_resolver.so build/clock_shift.so: build/%.so: spec/support/%.c
 	$(CC) -std=c11 -D_GNU_SOURCE -fPIC -shared -Wall -Wextra $(CFLAGS) -o $@ $< -ldl
 
 $(BUILD)/%.o: %.c Makefile
+	@[ -n '$(VERSION)' ] || { echo '$(LUA) cannot be run: install it, or name another with LUA=' >&2; exit 1; }
 	@mkdir -p $(@D)
 	$(CC) $(MODULE_CFLAGS) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
@@ -70,21 +71,23 @@ setup: ## install what the build, the demo and the tests need (Debian and its ki
 
 demo: ## get a token from the fake ICP, starting from nothing
 	@scripts/setup demo
-	@$(MAKE) --no-print-directory run-demo
+	@echo 'building icptoken'
+	@$(MAKE) --no-print-directory -s run-demo
 
 run-demo: all
 	@$(RUN) $(LUA) examples/demo.lua
 
 demo-gateway: ## an image through nginx with the hook, from and to a real registry
 	@scripts/setup demo-gateway
-	@$(MAKE) --no-print-directory LUA=luajit run-demo-gateway
+	@echo 'building icptoken'
+	@$(MAKE) --no-print-directory -s LUA=luajit run-demo-gateway
 
 run-demo-gateway: all $(BUILD)/testkit.so
 	@LUA_PATH='lua/?.lua;spec/?.lua;;' LUA_CPATH='$(BUILD)/?.so;;' luajit examples/nginx/demo.lua
 
-stub: ## run the fake ICP over HTTPS until Ctrl-C
+stub: ## run the fake ICP over HTTPS until Ctrl-C; STUB="--dir DIR --port N" keeps its files in DIR
 	@scripts/setup demo
-	@luajit stub/icp.lua
+	@luajit stub/icp.lua $(STUB)
 
 test: ## everything: specs on five runtimes, sanitizers, valgrind, lint
 	@scripts/setup test
@@ -131,8 +134,9 @@ uninstall: ## remove what install put there
 	rm -f '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
 	rm -rf '$(DESTDIR)$(INST_LUADIR)/icptoken'
 
-clean: ## remove build/
+clean: ## remove build/, and what LuaRocks built here
 	rm -rf build
+	rm -f icptoken.so lua_icptoken.o src/*.o
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20

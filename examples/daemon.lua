@@ -3,7 +3,8 @@
 --
 --   lua5.4 examples/daemon.lua HOST PORT CACERT ID_TOKEN_FILE [SECONDS]
 --
--- `make stub` prints what to fill in. Stop the stub and start it again meanwhile. It runs for SECONDS, or until Ctrl-C.
+-- `make stub` prints what to fill in. Meanwhile, press Ctrl-Z where the stub runs, and later let it go on with `fg`. It
+-- needs LuaSocket, and runs for SECONDS or until Ctrl-C.
 local icptoken = require "icptoken"
 local socket = require "socket"
 

@@ -1,5 +1,6 @@
 -- Tokens for 200 repositories in one call, from the fake ICP that ships with the project, as a table: which
--- repository, until when, and by which jti the registry would know the token. No token is shown.
+-- repository, until when, and by which jti the registry would know the token. No token is shown. To be run in the root
+-- of the project.
 package.path = "spec/?.lua;" .. package.path
 local icptoken = require "icptoken"
 local stub = require "support.stub"

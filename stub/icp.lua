@@ -53,8 +53,8 @@ local token_endpoint = require "token_endpoint"
 local USAGE = [[
 usage: luajit stub/icp.lua [--dir DIR] [--port N] [--bind ADDRESS] [--plain] [--controlled]
 
-  --dir DIR       put certificates, keys and the ID token there and leave them (default: a private directory,
-                  removed at the end)
+  --dir DIR       put certificates, keys and the ID token there, new ones each time, and leave them (default: a
+                  private directory, removed at the end)
   --port N        port of the main listener (default: any free one)
   --bind ADDRESS  address to listen on (default 127.0.0.1)
   --plain         only HTTP without TLS
@@ -163,28 +163,38 @@ local function write_id_token(directory, id_token)
 end
 
 local INTRODUCTION = [[
-A fake ICP listens at %s
+A fake ICP listens at $ADDRESS
 
-  CA certificate   %s
-  ID token         %s
-                   (in the file %s)
+  CA certificate   $CA
+  ID token         in the file $ID_TOKEN_FILE
   user, password   admin, admin
-  other listeners  %s
+  for tests        $OTHERS
+                   (ports with bad certificates, old TLS, a proxy and so on: see stub/listeners.lua)
 
 With curl:
 
-  ID_TOKEN=$(cat %s)
-  printf 'header = "Authorization: Bearer %%s"\n' "$ID_TOKEN" |
-    curl --config - %s'%s%s'
+  printf 'Authorization: Bearer %s' "$(cat $ID_TOKEN_FILE)" |
+    curl --header @- $CURL_CA'$ADDRESS$PATH?service=token-service&scope=repository:default/app:pull'
 
 With Lua:
 
   local icptoken = require "icptoken"
   local tok = assert(icptoken.fetch {
-    %s
-    id_token_file = "%s",%s
+    $ENDPOINT
+    id_token_file = "$ID_TOKEN_FILE",
+    service = "token-service", scope = "repository:default/app:pull",
   })
   print(tok.token, tok.expires_in)
+
+In front of a registry, in nginx.conf:
+
+  gateway = require("icptoken.gateway").new { $ENDPOINT service = "token-service" }
+
+and for a docker-registry that takes its tokens:
+
+  auth:
+    token: { realm: "$ADDRESS$PATH", service: token-service,
+      issuer: registry-token-issuer, rootcertbundle: "$TOKEN_CA" }
 
 Requests are shown below. Ctrl-C ends it.
 
@@ -201,15 +211,17 @@ local function list_other_ports(ports, main)
 	return table.concat(others, ", ")
 end
 
-local function introduce(ready, main, id_token)
+local function introduce(ready, main)
 	local is_plain = main == "http"
 	local address = (is_plain and "http" or "https") .. "://localhost:" .. ready.port
-	local endpoint = is_plain and ('url = "%s%s",'):format(address, token_endpoint.PATH)
-		or ('host = "localhost", port = %d,'):format(ready.port)
-	io.stdout:write(INTRODUCTION:format(address, ready.ca or "none", id_token, ready.id_token_file,
-		list_other_ports(ready.ports, main), ready.id_token_file, is_plain and "" or "--cacert " .. ready.ca .. " ",
-		address, token_endpoint.PATH, endpoint, ready.id_token_file,
-		is_plain and "" or (' cacert = "%s",'):format(ready.ca)))
+	local words = {
+		ADDRESS = address, PATH = token_endpoint.PATH, CA = ready.ca, TOKEN_CA = ready.token_signing_cert,
+		ID_TOKEN_FILE = ready.id_token_file, OTHERS = list_other_ports(ready.ports, main),
+		CURL_CA = is_plain and "" or "--cacert " .. ready.ca .. " ",
+		ENDPOINT = is_plain and ('url = "%s%s",'):format(address, token_endpoint.PATH)
+			or ('host = "localhost", port = %d, cacert = "%s",'):format(ready.port, ready.ca),
+	}
+	io.stdout:write((INTRODUCTION:gsub("%$([%u_]+)", words)))
 	io.stdout:flush()
 end
 
@@ -272,7 +284,7 @@ local function serve(options, directory, paths)
 		io.stdout:write(cjson.encode(ready), "\n")
 		io.stdout:flush()
 	else
-		introduce(ready, main, icp.id_token)
+		introduce(ready, main)
 	end
 	run(icp)
 end
