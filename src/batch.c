@@ -142,8 +142,7 @@ static void turn_slot(lua_State *L, struct batch *batch, struct slot *slot) {
 }
 
 /* How many slots may be in use. Until a server has said how many streams it takes, libcurl counts
- * on 100, which RFC 9113 section 6.5.2 calls the least, and opens a connection for each one more.
- */
+ * on 100 (the least, says RFC 9113 section 6.5.2) and opens a connection for each one more. */
 static size_t count_usable(const struct batch *batch) {
   const struct client *client = batch->call->client;
   const size_t untold = 100;

@@ -19,7 +19,7 @@ static enum endpoint_result wrong(char *problem, const char *text) {
 static enum endpoint_result append_host(struct buffer *url, const char *host, char *problem) {
   if (strpbrk(host, "/\\?#@% ") != NULL)
     return wrong(problem, "option 'host' must be a host name or an IP number alone, without "
-                          "user name, path, query, zone or '%'");
+                          "user name, path, query, zone or '%'; a URL goes into option 'url'");
   const char *colon = strchr(host, ':');
   bool bare_ipv6 = host[0] != '[' && colon != NULL && strchr(colon + 1, ':') != NULL;
   if (host[0] != '[' && colon != NULL && !bare_ipv6)
