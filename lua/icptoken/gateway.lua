@@ -4,7 +4,7 @@
 --
 -- authorize() looks for a token in the dict (gateway/store.lua) under a key (gateway/key.lua) of the request's
 -- credential (gateway/credential.lua) and scopes (gateway/scope.lua). If there is none, the request waits for a flight
--- (gateway/flights.lua) that asks the endpoint in a thread (gateway/worker_thread.lua).
+-- (gateway/flights.lua) that asks the endpoint (gateway/endpoint.lua) in a thread (gateway/worker_thread.lua).
 
 local icptoken = require "icptoken"
 local answer = require "icptoken.gateway.answer"
