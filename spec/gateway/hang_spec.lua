@@ -224,7 +224,7 @@ describe("10,000 requests whose clients went away", function()
   end
 
   it("leave no memory and no descriptors behind", function()
-    local workers, memory, descriptors = small:workers(), {}, {}
+    local workers, memory, descriptors = gateway_bed.await_workers(small, 2), {}, {}
     bed.stub:plan { delay = { before = 0.05 }, times = "forever" }
     for round = 1, FIRST_ROUNDS + ROUNDS do
       abandon_all(round)

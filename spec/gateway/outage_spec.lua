@@ -66,7 +66,7 @@ local function open(self)
     options = "port = " .. self.front_port
   end
   self.server = self.bed:start { locations = gateway_probe.LOCATIONS, gateway = options }
-  self.workers = self.server:workers()
+  self.workers = gateway_bed.await_workers(self.server, 2)
   self.steady, self.cold = {}, {}
 end
 

@@ -270,6 +270,18 @@ end
 
 describe("no secret is", function()
   local PASSWORD, USER = "correct-horse-battery", "joe-the-user"
+  -- /forget lets the next failure have a line in the log, too.
+  local LOCATIONS = [[
+    location = /login { content_by_lua_block { gateway:login() } }
+    location = /forget {
+      content_by_lua_block {
+        local dict = ngx.shared.icptoken
+        for _, name in ipairs(dict:get_keys(0)) do
+          if #name == 33 and name:find "^[stu]" then dict:delete(name) end
+        end
+      }
+    }
+  ]]
   local bed, gate, secrets, jwts, answers, serial
 
   setup(function() bed = gateway_bed.open() end)
@@ -291,12 +303,11 @@ describe("no secret is", function()
     return load.request(gate.port, request)
   end
 
-  -- A refusal between two failures has the second one in the log, too.
   local function fail_everywhere(authorization, secret)
     for i, order in ipairs(FAILURES) do
-      bed.stub:plan(fill_in(order, secret), { status = 401 })
+      bed.stub:plan(fill_in(order, secret))
       note(ask(authorization, ({ "GET", "HEAD", "POST" })[i % 3 + 1]))
-      note(ask(authorization))
+      load.request(gate.port, { target = "/forget" })
     end
   end
 
@@ -333,7 +344,7 @@ describe("no secret is", function()
   local function start(log_level)
     local gate_options = [[port = %d, token_user = "token", challenge = "bearer", realm = "https://gate.example/login"]]
     return bed:start { log_level = log_level, gateway = gate_options:format(bed.stub.ports.h1),
-      locations = "location = /login { content_by_lua_block { gateway:login() } }" }
+      locations = LOCATIONS }
   end
 
   -- All that can go wrong, and some that goes well.
