@@ -285,10 +285,10 @@ end
 local function check_files(client_options)
   for _, name in ipairs { "cacert", "capath", "cert", "key" } do
     local path = client_options[name]
-    local file, problem = io.open(path or "/", "rb")
-    if file then
-      file:close()
-    else
+    local file, problem
+    if path then file, problem = io.open(path, "rb") end
+    if file then file:close() end
+    if problem then
       log(ngx.EMERG, ("the option '%s' names a file that nginx's workers cannot read: %s"):format(name, problem))
     end
   end

@@ -331,6 +331,17 @@ describe("an endpoint that now works and now does not", function()
   setup(function() bed = gateway_bed.open() end)
   teardown(function() gateway_bed.close(bed) end)
 
+  it("does not seem to work because of a credential that it was not asked about", function()
+    local gate = bed:start { gateway = ("port = %d"):format(nginx.find_free_port()) }
+    for i = 1, 3 do
+      assert.equal(502, load.request(gate.port, bed:request(("/v2/a%d/manifests/1"):format(i))).status)
+      local answer = load.request(gate.port, bed:request("/v2/", "GET", { Authorization = "Bearer Bearer" }))
+      assert.equal(401, answer.status)
+    end
+    assert.equal(1, select(2, gate:log():gsub("icptoken: ", "")))
+    gate:stop()
+  end)
+
   it("makes one line of each in ten seconds", function()
     local gate = bed:start()
     for i = 1, 20 do

@@ -285,7 +285,9 @@ describe("the function 'credential'", function()
     assert_refused(bed, ask_with("return { id_token = %q }", cases.make_jwt '{"iat":1,"exp":2}'), "unauthorized")
   end)
 
-  for _, code in ipairs { 'return { id_token = "" }', 'return { id_token = "a b" }', [[return { id_token = "a\r\nb" }]],
+  for _, code in ipairs { 'return { id_token = "" }', [[return { id_token = "Bearer \n" }]],
+    [[return { id_token = " \t\n" }]], 'return { id_token = "Bearer \t" }',
+    'return { id_token = "a b" }', [[return { id_token = "a\r\nb" }]],
     [[return { username = "a\0", password = "b" }]], [[return { username = "a", password = "b\n" }]],
     [[return { username = "a:b", password = "c" }]], [[return { username = "", password = "b" }]],
     [[return { username = "a", password = "" }]] } do

@@ -19,7 +19,7 @@ local CONTROL = "%c"
 -- A text without the white space at its end. (A pattern would try again at each space before.)
 local function strip_end(text)
   local last = #text
-  while find(text, "^%s", last) do last = last - 1 end
+  while last > 0 and find(text, "^%s", last) do last = last - 1 end
   return sub(text, 1, last)
 end
 

@@ -16,7 +16,9 @@ local THREAD_MODULE = "icptoken.gateway.worker_thread"
 local NO_STATE = "no available Lua vm"
 local BUSY_SECONDS = 0.01
 -- What says that the endpoint works, and the credential is wrong.
-local REFUSALS = { unauthorized = true, forbidden = true, invalid_credential = true }
+local REFUSALS = { unauthorized = true, forbidden = true }
+-- What the gateway itself did wrong, or the module, which was not even asked.
+local LOCAL_FAILURES = { internal = true, invalid_credential = true }
 -- How often there is a line in the log: about too few threads, and about an endpoint whose state changes all the time.
 local TELL_SECONDS = 60
 local STATE_SECONDS = 10
@@ -33,31 +35,33 @@ local function run_thread(self, name, client, ...)
   return ngx.run_worker_thread(self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...)
 end
 
--- Says now and then that there are too few threads.
-local function tell_no_thread(self)
+-- Says now and then that there is too little of what questions need.
+local function tell_shortage(self)
   if not self.store:is_first("w" .. self.settings.client.name, TELL_SECONDS) then return end
-  self.log(ngx.WARN, ("a question waited for a thread until nobody wanted it any more: thread_pool %s needs as many "
-    .. "threads as the max_inflight of its gateways add up to"):format(self.settings.thread_pool))
+  self.log(ngx.WARN, ("questions wait too long until they can be asked: the threads of thread_pool %s, and "
+    .. "lua_worker_thread_vm_pool_size, must be at least what the max_inflight of all gateways add up to")
+    :format(self.settings.thread_pool))
 end
 
--- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted. Returns the answer;
--- nil and a failure; or nil where it was not asked any more.
-local function call_thread(self, is_wanted, name, ...)
-  local ok, answer, message, code, details = run_thread(self, name, ...)
+-- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted and until the
+-- request's deadline. Returns the answer; nil and a failure; or nil where it was not asked any more.
+local function call_thread(self, is_wanted, name, client, request)
+  local ok, answer, message, code, details = run_thread(self, name, client, request)
   while not ok and answer == NO_STATE do
-    if not is_wanted() then return nil end
+    if not is_wanted() or now() >= request.deadline then return nil, tell_shortage(self) end
     ngx.sleep(BUSY_SECONDS)
-    ok, answer, message, code, details = run_thread(self, name, ...)
+    ok, answer, message, code, details = run_thread(self, name, client, request)
   end
   if ok and answer then return answer end
   if not ok then
     self.log(ngx.ERR, "the worker thread failed: " .. tostring(answer))
     return nil, { code = "internal" }
   end
-  if code == "not_asked" then return nil, tell_no_thread(self) end
+  if code == "not_asked" then return nil, tell_shortage(self) end
   details = type(details) == "table" and details or {}
   local retry_after = details.retry_after and math.min(details.retry_after, MAX_RETRY_AFTER)
-  return nil, { code = code, message = message, status = details.status, retry_after = retry_after }
+  return nil, { code = code, message = message, status = details.status, retry_after = retry_after,
+    timeout = details.timeout }
 end
 
 -- The same, counted and timed, and its token checked.
@@ -76,11 +80,12 @@ local function measure(self, ...)
   return answer, failure
 end
 
--- Does a failure say that the endpoint does not work? nil where it says nothing about that: when it is a fault of the
--- gateway, or when there was little time, as requests had waited in the queue or a token was about to end.
-local function says_broken(self, failure, seconds)
+-- Does a failure say that the endpoint does not work? nil where it says nothing about that: when the endpoint was not
+-- asked, or had little time, as the question had waited or a token was about to end.
+local function says_broken(self, failure)
   if REFUSALS[failure.code] then return false end
-  if failure.code == "internal" or failure.code == "timeout" and seconds < self.settings.timeout / 2 then return nil end
+  if LOCAL_FAILURES[failure.code] then return nil end
+  if failure.code == "timeout" and (failure.timeout or 0) < self.settings.timeout / 2 then return nil end
   return true
 end
 
@@ -111,7 +116,8 @@ function endpoint_methods:ask(name, request, deadline, is_wanted)
   if answer then
     note_state(self, client, nil)
   elseif failure then
-    local broken = says_broken(self, failure, seconds)
+    if failure.code == "timeout" and (failure.timeout or 0) < seconds / 2 then tell_shortage(self) end
+    local broken = says_broken(self, failure)
     if broken ~= nil then note_state(self, client, broken and failure or nil) end
     -- other 4xx than 401 and 403 may be about the request, but nobody else would tell of them
     failure.is_general = broken and not (failure.code == "http_status" and (failure.status or 0) < 500)

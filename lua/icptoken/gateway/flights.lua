@@ -234,16 +234,17 @@ function run(_, self, ticket)
   self.runners[ticket] = nil
 end
 
+-- How many runners there are, and whether one of them is yet to begin.
 local function count_runners(self)
-  local count = 0
+  local count, is_pending = 0, false
   for ticket in pairs(self.runners) do
     if is_lost(ticket) then
       self.runners[ticket] = nil
     else
-      count = count + 1
+      count, is_pending = count + 1, is_pending or not ticket.began
     end
   end
-  return count
+  return count, is_pending
 end
 
 -- Has one more runner started where there may be more. Returns whether there is any.
@@ -303,7 +304,7 @@ end
 
 -- Sees to it that somebody looks after a flight that was there already.
 local function ensure_served(self, flight)
-  if flight.list and count_runners(self) == 0 then start_runner(self) end
+  if flight.list and not select(2, count_runners(self)) then start_runner(self) end
   if self.watched[flight.key] == flight then ensure_poller(self) end
 end
 

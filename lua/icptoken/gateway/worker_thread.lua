@@ -33,24 +33,34 @@ end
 -- With less time left, nothing is begun.
 local MIN_SECONDS = 0.02
 
--- Makes the deadline of a request its timeout; in hundredths, as messages tell it. False when it has passed, as no
--- thread was free.
+-- Makes the deadline of a request its timeout, and gives that; in hundredths, as messages tell it. nil when too little
+-- is left, as no thread was free.
 local function set_timeout(request)
   local left = request.deadline - clock.now()
+  if left < MIN_SECONDS then return nil end
   request.timeout, request.deadline = math.ceil(left * 100) / 100, nil
-  return left > MIN_SECONDS
+  return request.timeout
+end
+
+-- A failure as the functions here give it: with the time that there was.
+local function fail(seconds, message, code, details)
+  details = details or {}
+  details.timeout = seconds
+  return nil, message, code, details
 end
 
 --- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
 -- on clock.now() in place of a timeout. Returns the token, and on clock.now() when to renew it, until when to use it,
--- and when it ends; or nil, message, code, details. The code is "not_asked" when the deadline had passed.
+-- and when it ends; or nil, message, code, details, with the timeout that was left in the details. The code is
+-- "not_asked" when none was.
 function worker_thread.fetch(gateway, options, request)
-  if not set_timeout(request) then return nil, nil, "not_asked" end
+  local seconds = set_timeout(request)
+  if not seconds then return nil, nil, "not_asked" end
   local client, message, code, details = get_client(gateway, options)
-  if not client then return nil, message, code, details end
+  if not client then return fail(seconds, message, code, details) end
   local answer
   answer, message, code, details = client:fetch(request)
-  if not answer then return nil, message, code, details end
+  if not answer then return fail(seconds, message, code, details) end
   -- the module's times are on the wall clock, which counts from here on no more
   local offset = clock.now() - clock.wall()
   local expires_at = answer.expires_at + offset
@@ -61,10 +71,11 @@ end
 --- Logs in at the cluster's identity provider. request: username, password and deadline. Returns the ID token and,
 -- where it is known, when it ends on clock.now(); or nil, message, code, details, as fetch does.
 function worker_thread.login(_, options, request)
-  if not set_timeout(request) then return nil, nil, "not_asked" end
+  local seconds = set_timeout(request)
+  if not seconds then return nil, nil, "not_asked" end
   for name, value in pairs(request) do options[name] = value end
   local identity, message, code, details = icptoken.login(options)
-  if not identity then return nil, message, code, details end
+  if not identity then return fail(seconds, message, code, details) end
   local expires_at = identity.expires_at and identity.expires_at + clock.now() - clock.wall()
   return { token = identity.id_token, expires_at = expires_at }
 end
