@@ -142,6 +142,26 @@ describe("the client's credential", function()
     gate:stop()
   end)
 
+  it("does not reach the registry in a second header", function()
+    local gate = bed:start { upstream = registry }
+    local reached = 0
+    for _, fields in ipairs {
+      { Authorization = { bed.credential, basic() } }, { Authorization = { basic(), bed.credential } },
+      { Authorization = { "", bed.credential } }, { Authorization = { bed.credential, "" } },
+      { Authorization = bed.credential, authorization = basic() },
+      { Authorization = bed.credential, ["AUTHORIZATION"] = basic() },
+      { Authorization = bed.credential, ["Authorization "] = basic() },
+    } do
+      read_heads()
+      local answer = load.request(gate.port, { target = TARGET, headers = fields })
+      assert.is_true(answer.status == 200 or answer.status == 400 or answer.status == 401, answer.problem)
+      reached = reached + #assert_no_credential(read_heads())
+    end
+    assert.is_true(reached > 0)
+    assert.is_nil(gate:log():find("runtime error", 1, true))
+    gate:stop()
+  end)
+
   for _, case in ipairs(DETOURS) do
     local what, locations, target = case[1], case[2], case[3]
 
