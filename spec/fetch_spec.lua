@@ -5,6 +5,7 @@ local cases = require "support.cases"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
 local testkit = require "testkit"
+local wall_clock = require "support.wall_clock"
 
 local PATH = "/image-manager/api/v1/auth/token"
 local ANY_TOKEN = { status = 200, body = '{"token":"any"}', times = "forever" }
@@ -505,7 +506,7 @@ describe("a token", function()
     stub:set { clock_offset = -86400 * 365 }
     local before = os.time()
     local token = fetch()
-    local after = os.time()
+    local after = wall_clock.read_after()
     assert.is_true(before <= token.received_at and token.received_at <= after)
     assert.is_true(before + 1800 - 1 <= token.expires_at and token.expires_at <= after + 1800)
     assert.is_true(token.received_at < token.refresh_at and token.refresh_at < token.expires_at)
