@@ -205,7 +205,8 @@ end
 local function serve_login(self, flight)
   local answer, failure = ask(self, flight, "login")
   flight.answer = answer
-  resolve(self, flight, answer and answer.token, failure or TIMEOUT)
+  if not answer then failure = failure or TIMEOUT end
+  resolve(self, flight, nil, failure)
 end
 
 local function serve(self, flight)

@@ -50,9 +50,9 @@ local function fail(seconds, message, code, details)
 end
 
 --- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
--- on clock.now() in place of a timeout. Returns the token, and on clock.now() when to renew it, until when to use it,
--- and when it ends; or nil, message, code, details, with the timeout that was left in the details. The code is
--- "not_asked" when none was.
+-- on clock.now() in place of a timeout. Returns the token, and on clock.now() when to renew it and until when to use
+-- it; or nil, message, code, details, with the timeout that was left in the details. The code is "not_asked" when none
+-- was.
 function worker_thread.fetch(gateway, options, request)
   local seconds = set_timeout(request)
   if not seconds then return nil, nil, "not_asked" end
@@ -63,9 +63,8 @@ function worker_thread.fetch(gateway, options, request)
   if not answer then return fail(seconds, message, code, details) end
   -- the module's times are on the wall clock, which counts from here on no more
   local offset = clock.now() - clock.wall()
-  local expires_at = answer.expires_at + offset
-  return { token = answer.token, refresh_at = answer.refresh_at + offset, expires_at = expires_at,
-    end_at = expires_at - compute_leeway(answer.expires_at - clock.wall()) }
+  return { token = answer.token, refresh_at = answer.refresh_at + offset,
+    end_at = answer.expires_at + offset - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
 --- Logs in at the cluster's identity provider. request: username, password and deadline. Returns the ID token and,
