@@ -68,6 +68,7 @@ build = {
     ["icptoken.gateway.key"] = "lua/icptoken/gateway/key.lua",
     ["icptoken.gateway.metrics"] = "lua/icptoken/gateway/metrics.lua",
     ["icptoken.gateway.options"] = "lua/icptoken/gateway/options.lua",
+    ["icptoken.gateway.permits"] = "lua/icptoken/gateway/permits.lua",
     ["icptoken.gateway.queue"] = "lua/icptoken/gateway/queue.lua",
     ["icptoken.gateway.scope"] = "lua/icptoken/gateway/scope.lua",
     ["icptoken.gateway.store"] = "lua/icptoken/gateway/store.lua",

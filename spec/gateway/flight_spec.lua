@@ -218,7 +218,7 @@ for what, narrow in pairs {
 
     local function await_line(one)
       gateway_bed.await("the line", function()
-        return one:log():match "%[warn%][^\n]* lua_worker_thread_vm_pool_size, must be at least"
+        return one:log():match "%[warn%][^\n]* lua_worker_thread_vm_pool_size must each be at least the sum"
       end)
     end
 

@@ -3,6 +3,7 @@
 -- answers again.
 
 local clock = require "icptoken.gateway.clock"
+local permits = require "icptoken.gateway.permits"
 local store = require "icptoken.gateway.store"
 
 local now = clock.now
@@ -12,9 +13,6 @@ local endpoint_methods = {}
 local endpoint_meta = { __index = endpoint_methods }
 
 local THREAD_MODULE = "icptoken.gateway.worker_thread"
--- What ngx.run_worker_thread says when all Lua states for threads are in use, and when to try again.
-local NO_STATE = "no available Lua vm"
-local BUSY_SECONDS = 0.01
 -- What says that the endpoint works, and the credential is wrong.
 local REFUSALS = { unauthorized = true, forbidden = true }
 -- What the gateway itself did wrong, or the module, which was not even asked.
@@ -22,6 +20,9 @@ local LOCAL_FAILURES = { internal = true, invalid_credential = true }
 -- How often there is a line in the log: about too few threads, and about an endpoint whose state changes all the time.
 local TELL_SECONDS = 60
 local STATE_SECONDS = 10
+-- A token request whose thread was busy with another one for this share of `timeout` found too few threads. (A machine
+-- that is busy delays a free thread as well, but by less.)
+local MAX_DELAY_SHARE = 0.1
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
 
@@ -31,33 +32,46 @@ function endpoint.new(settings, tokens, metrics, log)
   return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log }, endpoint_meta)
 end
 
-local function run_thread(self, name, client, ...)
-  return ngx.run_worker_thread(self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...)
+-- When the threads of each pool of this worker ended their last call, by pool and thread.
+local ended_at = {}
+
+local function list_arguments(self, name, client, ...)
+  return self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...
 end
 
--- Says now and then that there is too little of what questions need.
+-- Logs now and then that a token request found no thread or no Lua state.
 local function tell_shortage(self)
   if not self.store:is_first("w" .. self.settings.client.name, TELL_SECONDS) then return end
-  self.log(ngx.WARN, ("questions wait too long until they can be asked: the threads of thread_pool %s, and "
-    .. "lua_worker_thread_vm_pool_size, must be at least what the max_inflight of all gateways add up to")
+  self.log(ngx.WARN, ("token requests are waiting for a worker thread: thread_pool '%s' and "
+    .. "lua_worker_thread_vm_pool_size must each be at least the sum of max_inflight over all gateways")
     :format(self.settings.thread_pool))
 end
 
--- One call of a thread. Waits for a Lua state where all are taken, as long as the answer is wanted and until the
--- request's deadline. Returns the answer; nil and a failure; or nil where it was not asked any more.
-local function call_thread(self, is_wanted, name, client, request)
-  local ok, answer, message, code, details = run_thread(self, name, client, request)
-  while not ok and answer == NO_STATE do
-    if not is_wanted() or now() >= request.deadline then return nil, tell_shortage(self) end
-    ngx.sleep(BUSY_SECONDS)
-    ok, answer, message, code, details = run_thread(self, name, client, request)
+-- Notes which thread served a call that was posted at this time, and tells of a shortage if that thread was busy with
+-- an earlier call until long after that.
+local function note_thread(self, posted_at, times)
+  local pool = ended_at[self.settings.thread_pool] or {}
+  ended_at[self.settings.thread_pool] = pool
+  local busy_until = pool[times.thread] or 0
+  pool[times.thread] = times.ended_at
+  if busy_until > posted_at and times.began_at - posted_at >= MAX_DELAY_SHARE * self.settings.timeout then
+    tell_shortage(self)
   end
-  if ok and answer then return answer end
+end
+
+-- One call of a thread. Returns the answer; nil and a failure; or nil, nil where no request was made, and whether that
+-- was because no Lua state was left.
+local function call_thread(self, name, client, request)
+  local posted_at = now()
+  local ok, times, answer, message, code, details = permits.run_thread(list_arguments(self, name, client, request))
   if not ok then
-    self.log(ngx.ERR, "the worker thread failed: " .. tostring(answer))
+    if permits.is_exhausted(ok, times) then return nil, nil, true, tell_shortage(self) end
+    self.log(ngx.ERR, "the worker thread failed: " .. tostring(times))
     return nil, { code = "internal" }
   end
-  if code == "not_asked" then return nil, tell_shortage(self) end
+  note_thread(self, posted_at, times)
+  if answer then return answer end
+  if code == "not_asked" then return nil end
   details = type(details) == "table" and details or {}
   local retry_after = details.retry_after and math.min(details.retry_after, MAX_RETRY_AFTER)
   return nil, { code = code, message = message, status = details.status, retry_after = retry_after,
@@ -69,9 +83,9 @@ local function measure(self, ...)
   local metrics = self.metrics
   local started = now()
   metrics:add "inflight"
-  local answer, failure = call_thread(self, ...)
+  local answer, failure, is_starved = call_thread(self, ...)
   metrics:add("inflight", nil, -1)
-  if not answer and not failure then return nil end
+  if not answer and not failure then return nil, nil, is_starved end
   metrics:observe("fetch_seconds", now() - started)
   if answer and not store.is_authorization("Bearer " .. tostring(answer.token)) then
     answer, failure = nil, { code = "invalid_response", message = "its token holds characters that no token has" }
@@ -104,31 +118,30 @@ local function note_state(self, client, failure)
   end
 end
 
---- Asks a question until a deadline on clock.now(). name: "fetch" for a token, with a request as for client:fetch, or
--- "login", with a user name and a password. is_wanted: tells whether anybody still wants the answer. Returns what the
--- function of that name in worker_thread.lua does; nil and a failure, where is_general says whether other questions
--- would fail in the same way; or nil where the time was over before it could be asked.
-function endpoint_methods:ask(name, request, deadline, is_wanted)
+--- Makes a token request or a login, with a permit in hand (permits.lua), until a deadline on clock.now(). name:
+-- "fetch" for a token, with a request as for client:fetch, or "login", with a user name and a password. Returns what
+-- the function of that name in worker_thread.lua does; nil and a failure, where is_general says whether other requests
+-- would fail in the same way; or nil, nil where none was made, and whether that was because no Lua state was left, so
+-- that it can be made later. Otherwise the time was over before a thread began.
+function endpoint_methods:ask(name, request, deadline)
   local client = name == "login" and self.settings.login or self.settings.client
-  local seconds = deadline - now()
   request.deadline = deadline
-  local answer, failure = measure(self, is_wanted, name, client, request)
+  local answer, failure, is_starved = measure(self, name, client, request)
   if answer then
     note_state(self, client, nil)
   elseif failure then
-    if failure.code == "timeout" and (failure.timeout or 0) < seconds / 2 then tell_shortage(self) end
     local broken = says_broken(self, failure)
     if broken ~= nil then note_state(self, client, broken and failure or nil) end
     -- other 4xx than 401 and 403 may be about the request, but nobody else would tell of them
     failure.is_general = broken and not (failure.code == "http_status" and (failure.status or 0) < 500)
   end
-  return answer, failure
+  return answer, failure, is_starved
 end
 
---- Has a client made in the Lua state of a thread. Returns true, or nil and why there are no threads.
+--- Makes a client in the Lua state of a thread, if one is left. Returns true, or nil and why there are no threads.
 function endpoint_methods:warm()
-  local ok, problem = run_thread(self, "warm", self.settings.client)
-  if ok or problem == NO_STATE then return true end
+  local ok, problem = permits.try_thread(list_arguments(self, "warm", self.settings.client))
+  if ok ~= false or permits.is_exhausted(ok, problem) then return true end
   return nil, tostring(problem)
 end
 

@@ -2,8 +2,8 @@
 --
 -- A flight is one key's question. Requests wait for it on a semaphore, each until its own deadline; runners, which are
 -- timers of nginx, take flights from a queue, first in, first out, and let a worker thread ask. At most max_inflight
--- runners exist, so that is how many questions a worker has under way. A request is never parked in a thread itself: a
--- reload would reset it.
+-- runners exist, so that is how many questions a worker has under way; fewer where Lua states are few (permits.lua). A
+-- request is never parked in a thread itself: a reload would reset it.
 --
 -- Between workers a lock in the dict says who asks. Flights of keys that another worker has locked are looked after by
 -- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone.
@@ -20,6 +20,7 @@ local semaphore = require "ngx.semaphore"
 local clock = require "icptoken.gateway.clock"
 local endpoint = require "icptoken.gateway.endpoint"
 local key = require "icptoken.gateway.key"
+local permits = require "icptoken.gateway.permits"
 local queue = require "icptoken.gateway.queue"
 
 local now = clock.now
@@ -157,15 +158,17 @@ local function has_time_left(flight)
   return is_awaited(flight) and flight.deadline - now() > MIN_FETCH_SECONDS
 end
 
+-- Where no Lua state is left, the flight goes back in front of the queue, and the third result is true.
 local function ask(self, flight, name)
-  return self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight), function()
-    return is_wanted(self, flight)
-  end)
+  local answer, failure, is_starved = self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight))
+  if is_starved then self.queue:add_first(flight) end
+  return answer, failure, is_starved
 end
 
--- Asks for a token with the lock in hand, and lets all know.
+-- Asks for a token with the lock in hand, and lets all know. Returns whether no Lua state was left.
 local function fetch(self, flight, owner)
-  local answer, failure = ask(self, flight, "fetch")
+  local answer, failure, is_starved = ask(self, flight, "fetch")
+  if is_starved then return true end
   if answer then return resolve(self, flight, accept_token(self, flight, answer)) end
   if failure then accept_failure(self, flight, failure, owner) end
   local is_late = not failure or failure.code == "timeout"
@@ -196,42 +199,55 @@ local function serve_key(self, flight)
   elseif take_known(self, flight) then
     self.store:unlock(flight.key, owner)
   else
-    local ok, problem = pcall(fetch, self, flight, owner)
+    local ok, result = pcall(fetch, self, flight, owner)
     self.store:unlock(flight.key, owner)
-    if not ok then error(problem, 0) end
+    if not ok then error(result, 0) end
+    return result
   end
 end
 
 local function serve_login(self, flight)
-  local answer, failure = ask(self, flight, "login")
+  local answer, failure, is_starved = ask(self, flight, "login")
+  if is_starved then return true end
   flight.answer = answer
   if not answer then failure = failure or TIMEOUT end
   resolve(self, flight, nil, failure)
 end
 
+-- Returns whether no Lua state was left.
 local function serve(self, flight)
   if not is_wanted(self, flight) then
     self.forget(flight)
   elseif flight.key then
-    serve_key(self, flight)
+    return serve_key(self, flight)
   else
-    serve_login(self, flight)
+    return serve_login(self, flight)
   end
+end
+
+-- Serves flights until the queue is empty, each with a permit.
+local function drain_queue(self)
+  local flight, is_starved
+  repeat
+    permits.acquire(is_starved)
+    flight = self.queue:take()
+    local ok, result = true, false
+    if flight then ok, result = pcall(serve, self, flight) end
+    permits.release()
+    if not ok then
+      self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(result))
+      resolve(self, flight, nil, { code = "internal" })
+    end
+    is_starved = ok and result
+  until not flight
 end
 
 -- The body of a runner. What is under way goes on while the worker winds up (premature): requests wait for it.
 function run(_, self, ticket)
   if not self.runners[ticket] then return end -- it was given up for lost
   ticket.began = true
-  local flight = self.queue:take()
-  while flight do
-    local ok, problem = pcall(serve, self, flight)
-    if not ok then
-      self.log(ngx.ERR, "a fetch failed by a fault of icptoken: " .. tostring(problem))
-      resolve(self, flight, nil, { code = "internal" })
-    end
-    flight = self.queue:take()
-  end
+  local ok, problem = pcall(drain_queue, self)
+  if not ok then self.log(ngx.ERR, "internal error while fetching tokens: " .. tostring(problem)) end
   self.runners[ticket] = nil
 end
 

@@ -1,10 +1,13 @@
 -- What runs in a thread of nginx, in a Lua state of its own without requests: the only place where the gateway waits
 -- for the network. Arguments and results are copied from state to state, so they are plain data.
 
+local ffi = require "ffi"
 local icptoken = require "icptoken"
 local clock = require "icptoken.gateway.clock"
 
 local worker_thread = {}
+
+ffi.cdef [[unsigned long icptoken_pthread_self(void) __asm__("pthread_self");]]
 
 -- One client a gateway, which keeps its connection.
 local clients = {}
@@ -49,11 +52,16 @@ local function fail(seconds, message, code, details)
   return nil, message, code, details
 end
 
---- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
--- on clock.now() in place of a timeout. Returns the token, and on clock.now() when to renew it and until when to use
--- it; or nil, message, code, details, with the timeout that was left in the details. The code is "not_asked" when none
--- was.
-function worker_thread.fetch(gateway, options, request)
+-- Calls a function. Returns which thread did, and from when to when on clock.now(); and then its results.
+local function note_times(call, ...)
+  local times = { thread = tonumber(ffi.C.icptoken_pthread_self()), began_at = clock.now() }
+  return (function(...)
+    times.ended_at = clock.now()
+    return times, ...
+  end)(call(...))
+end
+
+local function fetch(gateway, options, request)
   local seconds = set_timeout(request)
   if not seconds then return nil, nil, "not_asked" end
   local client, message, code, details = get_client(gateway, options)
@@ -67,9 +75,7 @@ function worker_thread.fetch(gateway, options, request)
     end_at = answer.expires_at + offset - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
---- Logs in at the cluster's identity provider. request: username, password and deadline. Returns the ID token and,
--- where it is known, when it ends on clock.now(); or nil, message, code, details, as fetch does.
-function worker_thread.login(_, options, request)
+local function login(_, options, request)
   local seconds = set_timeout(request)
   if not seconds then return nil, nil, "not_asked" end
   for name, value in pairs(request) do options[name] = value end
@@ -77,6 +83,20 @@ function worker_thread.login(_, options, request)
   if not identity then return fail(seconds, message, code, details) end
   local expires_at = identity.expires_at and identity.expires_at + clock.now() - clock.wall()
   return { token = identity.id_token, expires_at = expires_at }
+end
+
+--- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
+-- on clock.now() in place of a timeout. Returns first { thread, began_at, ended_at }: which thread this was, and when it
+-- did this; and then the token, and on clock.now() when to renew it and until when to use it; or nil, message, code,
+-- details, with the timeout that was left in the details. The code is "not_asked" when none was.
+function worker_thread.fetch(...)
+  return note_times(fetch, ...)
+end
+
+--- Logs in at the cluster's identity provider. request: username, password and deadline. Returns first what fetch
+-- does; and then the ID token and, where it is known, when it expires on clock.now(); or nil, message, code, details.
+function worker_thread.login(...)
+  return note_times(login, ...)
 end
 
 return worker_thread
