@@ -250,3 +250,16 @@ for what, narrow in pairs {
     end)
   end)
 end
+
+describe("an endpoint that is too slow for all who come", function()
+  it("makes no line about threads and Lua states where there are enough", function()
+    local one = bed:start { workers = 1, gateway = "timeout = 1, max_inflight = 4",
+      servers = "lua_worker_thread_vm_pool_size 8;" }
+    bed.stub:plan { delay = { before = 0.4 }, times = "forever" }
+    local answers = load.run(one.port, 2000, function(i)
+      return bed:request("/v2/overload/image" .. i .. "/manifests/latest")
+    end, 1000)
+    assert.is_true((load.count(answers)[504] or 0) > 0)
+    assert.is_nil(one:log():find("lua_worker_thread_vm_pool_size", 1, true))
+  end)
+end)

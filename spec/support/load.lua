@@ -172,6 +172,7 @@ end
 
 load.perform = perform
 load.sleep = cqueues.sleep
+load.read_time = cqueues.monotime
 
 --- Sends a request, and gives its connection: to be closed, or passed to receive.
 function load.send(port, request)

@@ -86,8 +86,8 @@ local function login(_, options, request)
 end
 
 --- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
--- on clock.now() in place of a timeout. Returns first { thread, began_at, ended_at }: which thread this was, and when it
--- did this; and then the token, and on clock.now() when to renew it and until when to use it; or nil, message, code,
+-- on clock.now() in place of a timeout. Returns first { thread, began_at, ended_at }: which thread this was, and from
+-- when to when on clock.now(); and then the token, when to renew it and until when to use it; or nil, message, code,
 -- details, with the timeout that was left in the details. The code is "not_asked" when none was.
 function worker_thread.fetch(...)
   return note_times(fetch, ...)
