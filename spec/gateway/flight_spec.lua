@@ -5,6 +5,7 @@ local gateway_probe = require "support.gateway_probe"
 local load = require "support.load"
 local mime = require "mime"
 local stub_client = require "support.stub"
+local testkit = require "testkit"
 
 local REQUESTS = 1000
 local CREDENTIALS = 500
@@ -251,14 +252,29 @@ for what, narrow in pairs {
   end)
 end
 
-describe("an endpoint that is too slow for all who come", function()
+describe("an endpoint that is too slow for all who come to a busy machine", function()
+  local CROWD, BUSY = 500, 8
+  local busy = {}
+
+  setup(function()
+    for i = 1, BUSY do
+      busy[i] = assert(testkit.spawn { "sh", "-c", "while :; do :; done", death_signal = "KILL" })
+    end
+  end)
+  teardown(function()
+    for _, pid in ipairs(busy) do
+      testkit.kill(pid, "KILL")
+      testkit.waitpid(pid)
+    end
+  end)
+
   it("makes no line about threads and Lua states where there are enough", function()
     local one = bed:start { workers = 1, gateway = "timeout = 1, max_inflight = 4",
       servers = "lua_worker_thread_vm_pool_size 8;" }
-    bed.stub:plan { delay = { before = 0.4 }, times = "forever" }
-    local answers = load.run(one.port, 2000, function(i)
+    bed.stub:plan { delay = { before = 0.1 }, times = "forever" }
+    local answers = load.run(one.port, CROWD, function(i)
       return bed:request("/v2/overload/image" .. i .. "/manifests/latest")
-    end, 1000)
+    end)
     assert.is_true((load.count(answers)[504] or 0) > 0)
     assert.is_nil(one:log():find("lua_worker_thread_vm_pool_size", 1, true))
   end)

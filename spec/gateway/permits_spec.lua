@@ -12,8 +12,8 @@ local NAMES = { "alpha", "beta", "gamma" }
 local STATES, MAX_INFLIGHT, TIMEOUT = 10, 8, 10
 local RUNNERS = MAX_INFLIGHT * #NAMES
 
--- /calls tells of the calls of ngx.run_worker_thread: `failed` is how many found no Lua state, `started` lists the scopes
--- of the others, `running` is how many are under way, and `peak` how many have been at a time since /watch.
+-- /calls tells of the calls of ngx.run_worker_thread: `failed` is how many found no Lua state, `started` lists the
+-- scopes of the others, `running` is how many are under way, and `peak` how many have been at a time since /watch.
 local HTTP = [[
   lua_shared_dict icptoken 16m;
   lua_check_client_abort on;

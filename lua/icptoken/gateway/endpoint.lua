@@ -20,8 +20,7 @@ local LOCAL_FAILURES = { internal = true, invalid_credential = true }
 -- How often there is a line in the log: about too few threads, and about an endpoint whose state changes all the time.
 local TELL_SECONDS = 60
 local STATE_SECONDS = 10
--- A token request whose thread was busy with another one for this share of `timeout` found too few threads. (A machine
--- that is busy delays a free thread as well, but by less.)
+-- A token request may wait for a thread for this share of `timeout` before the log says that threads are too few.
 local MAX_DELAY_SHARE = 0.1
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
@@ -32,8 +31,18 @@ function endpoint.new(settings, tokens, metrics, log)
   return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log }, endpoint_meta)
 end
 
--- When the threads of each pool of this worker ended their last call, by pool and thread.
-local ended_at = {}
+-- What is known of this worker's thread pools, by name: how many calls are under way, and of how many threads it is
+-- known when they ended their last call.
+local pools = {}
+
+local function get_pool(name)
+  local pool = pools[name]
+  if not pool then
+    pool = { calls = 0, threads = 0, ended_at = {} }
+    pools[name] = pool
+  end
+  return pool
+end
 
 local function list_arguments(self, name, client, ...)
   return self.settings.thread_pool, THREAD_MODULE, name, client.name, client.options, ...
@@ -47,29 +56,31 @@ local function tell_shortage(self)
     :format(self.settings.thread_pool))
 end
 
--- Notes which thread served a call that was posted at this time, and tells of a shortage if that thread was busy with
--- an earlier call until long after that.
-local function note_thread(self, posted_at, times)
-  local pool = ended_at[self.settings.thread_pool] or {}
-  ended_at[self.settings.thread_pool] = pool
-  local busy_until = pool[times.thread] or 0
-  pool[times.thread] = times.ended_at
-  if busy_until > posted_at and times.began_at - posted_at >= MAX_DELAY_SHARE * self.settings.timeout then
-    tell_shortage(self)
-  end
+-- Notes which thread served a call that was posted at this time, when so many others were under way. Tells of a
+-- shortage if it waited long for a busy thread, and the others were enough for all threads that have ever been seen.
+-- (On a machine that is busy itself, a busy thread may take a call before a free one has been woken for it.)
+local function note_thread(self, pool, posted_at, others, times)
+  local busy_until = pool.ended_at[times.thread]
+  if not busy_until then pool.threads = pool.threads + 1 end
+  pool.ended_at[times.thread] = times.ended_at
+  local has_waited = times.began_at - posted_at >= MAX_DELAY_SHARE * self.settings.timeout
+  if has_waited and busy_until and busy_until > posted_at and others >= pool.threads then tell_shortage(self) end
 end
 
 -- One call of a thread. Returns the answer; nil and a failure; or nil, nil where no request was made, and whether that
 -- was because no Lua state was left.
 local function call_thread(self, name, client, request)
-  local posted_at = now()
+  local pool, posted_at = get_pool(self.settings.thread_pool), now()
+  local others = pool.calls
+  pool.calls = others + 1
   local ok, times, answer, message, code, details = permits.run_thread(list_arguments(self, name, client, request))
+  pool.calls = pool.calls - 1
   if not ok then
     if permits.is_exhausted(ok, times) then return nil, nil, true, tell_shortage(self) end
     self.log(ngx.ERR, "the worker thread failed: " .. tostring(times))
     return nil, { code = "internal" }
   end
-  note_thread(self, posted_at, times)
+  note_thread(self, pool, posted_at, others, times)
   if answer then return answer end
   if code == "not_asked" then return nil end
   details = type(details) == "table" and details or {}
