@@ -31,7 +31,9 @@ else
 BUILD := build/$(RUNTIME)
 CHECKS := $(if $(filter -O1 -O2 -O3 -Os,$(CFLAGS)),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 endif
-MODULE_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fstack-protector-strong -Wall -Wextra \
+# _FILE_OFFSET_BITS and _TIME_BITS: 64 bits for both on 32-bit machines, where the C library has them. Neither off_t nor
+# time_t is in anything that the module shares with libcurl or Lua.
+MODULE_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -fPIC -fvisibility=hidden -fstack-protector-strong -Wall -Wextra \
   $(CHECKS) $(LUA_CFLAGS) $(CURL_CFLAGS) -MMD -MP
 ifeq ($(shell uname -s), Darwin)
 MODULE_LDFLAGS = -bundle -undefined dynamic_lookup $(CHECKS)

@@ -9,7 +9,7 @@ description = {
   summary = "Registry tokens from an IBM Cloud Private cluster",
   detailed = [[
 Asks an IBM Cloud Private (ICP) cluster for a registry JWT over verified HTTPS and gives the answer
-to Lua as a table. Written in C on libcurl; for Lua 5.1 to 5.4 and LuaJIT.]],
+to Lua as a table. Written in C on libcurl; for Lua 5.1 to 5.5 and LuaJIT.]],
   homepage = "https://github.com/icptoken/icptoken",
   issues_url = "https://github.com/icptoken/icptoken/issues",
   license = "MIT",
@@ -17,7 +17,7 @@ to Lua as a table. Written in C on libcurl; for Lua 5.1 to 5.4 and LuaJIT.]],
 }
 supported_platforms = { "unix" }
 dependencies = {
-  "lua >= 5.1, < 5.5",
+  "lua >= 5.1, < 5.6",
   "lua-cjson >= 2.1.0",
 }
 external_dependencies = {
@@ -37,6 +37,7 @@ build = {
         "src/client.c",
         "src/compat.c",
         "src/credential.c",
+        "src/date.c",
         "src/diagnose.c",
         "src/endpoint.c",
         "src/exchange.c",
@@ -54,7 +55,7 @@ build = {
         "src/token.c",
         "src/transfer.c",
       },
-      defines = { "_GNU_SOURCE" },
+      defines = { "_GNU_SOURCE", "_FILE_OFFSET_BITS=64", "_TIME_BITS=64" },
       incdirs = { "$(CURL_INCDIR)" },
       libdirs = { "$(CURL_LIBDIR)" },
       libraries = { "curl" },

@@ -5,9 +5,11 @@
 #include <dlfcn.h>
 #include <lauxlib.h>
 #include <lua.h>
+#include <string.h>
 
 #include "src/batch.h"
 #include "src/client.h"
+#include "src/clock.h"
 #include "src/compat.h"
 #include "src/failure.h"
 #include "src/response.h"
@@ -110,14 +112,23 @@ static const luaL_Reg client_metamethods[] = {{"__gc", door_client_close},
                                               {NULL, NULL}};
 
 /* A lookup that timed out goes on in a thread of libcurl, whose code must still be there when Lua
- * has let go of this module. So the module, and with it libcurl, stays for the life of the process.
- */
+ * has let go of this module. So the module, and with it libcurl, stays for the life of the process,
+ * where the system can do that. */
 static void pin_module(void) {
+#if defined RTLD_NOLOAD && defined RTLD_NODELETE
   static const char place = 0;
   Dl_info self;
   if (dladdr(&place, &self) == 0 || self.dli_fname == NULL) return;
   void *handle = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
   if (handle != NULL) dlclose(handle);
+#endif
+}
+
+/* Without clocks no limit would hold. */
+static void check_clocks(lua_State *L) {
+  int problem = clock_problem();
+  if (problem != 0)
+    luaL_error(L, "icptoken: the clocks of this machine cannot be read: %s", strerror(problem));
 }
 
 static int do_nothing(lua_State *L) {
@@ -158,6 +169,7 @@ EXPORT int luaopen_icptoken(lua_State *L);
 
 /* Reads no file of the user's and opens no network. May run again in the same state. */
 EXPORT int luaopen_icptoken(lua_State *L) {
+  check_clocks(L);
   pin_module();
   if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
     return luaL_error(L, "icptoken: libcurl cannot be initialised");

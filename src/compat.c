@@ -1,4 +1,4 @@
-/* compat.c - the one place for what differs between Lua 5.1, 5.2, 5.3, 5.4 and LuaJIT. */
+/* compat.c - the one place for what differs between Lua 5.1 to 5.5 and LuaJIT. */
 #include "compat.h"
 
 void compat_setfuncs(lua_State *L, const luaL_Reg *functions, int first, int count) {

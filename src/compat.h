@@ -1,4 +1,4 @@
-/* compat.h - the one place for what differs between Lua 5.1, 5.2, 5.3, 5.4 and LuaJIT. */
+/* compat.h - the one place for what differs between Lua 5.1 to 5.5 and LuaJIT. */
 #ifndef ICPTOKEN_COMPAT_H
 #define ICPTOKEN_COMPAT_H
 
@@ -36,7 +36,7 @@
 #endif
 
 #if LUA_VERSION_NUM >= 502
-#define compat_rawlen(L, index) lua_rawlen(L, index)
+#define compat_rawlen(L, index) ((size_t)lua_rawlen(L, index))
 #else
 #define compat_rawlen(L, index) lua_objlen(L, index)
 #endif

@@ -14,8 +14,8 @@ static uint64_t next_number(struct jitter *jitter) {
 }
 
 void jitter_seed(struct jitter *jitter) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
+  struct timespec now = {0};
+  (void)clock_gettime(CLOCK_REALTIME, &now); /* without a clock the rest has to do */
   jitter->state ^= (uint64_t)now.tv_sec * UINT64_C(1000000007) + (uint64_t)now.tv_nsec;
   next_number(jitter);
   jitter->state ^= (uint64_t)getpid() << 32;

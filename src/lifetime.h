@@ -1,5 +1,5 @@
 /* lifetime.h - how long a token is good, and when to renew it.
- * All times are milliseconds; "epoch" means since 1970 on the clock of whoever wrote the value. */
+ * All times are milliseconds; those since 1970 are on the clock of whoever wrote the value. */
 #ifndef ICPTOKEN_LIFETIME_H
 #define ICPTOKEN_LIFETIME_H
 
@@ -7,16 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "date.h"
 #include "jitter.h"
 #include "jwt.h"
 
 #pragma GCC visibility push(hidden)
-
-/* A point in time that may be unknown. */
-struct moment {
-  bool known;
-  int64_t epoch_ms;
-};
 
 /* Seconds a token lives when the answer names none (distribution project, token specification). */
 enum { LIFETIME_DEFAULT_SECONDS = 60 };
@@ -28,12 +23,6 @@ struct lifetime_facts {
   struct moment date;      /* its Date header */
   struct jwt_times jwt;    /* the claims of the token itself */
 };
-
-/* RFC 3339 date-time, with fractions and offsets. Unknown when it is not one. */
-struct moment lifetime_read_rfc3339(const char *text, size_t length);
-
-/* An HTTP date in any of the three forms of RFC 9110 section 5.6.7. text need not end in NUL. */
-struct moment lifetime_read_http_date(const char *text, size_t length);
 
 /* A whole string that is a JSON number of seconds (">= 0" is not asked). */
 bool lifetime_read_seconds(const char *text, size_t length, double *seconds);

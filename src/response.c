@@ -6,11 +6,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "challenge.h"
 #include "clock.h"
 #include "compat.h"
+#include "date.h"
 #include "jwt.h"
 #include "lifetime.h"
 #include "retry.h"
@@ -174,7 +174,7 @@ static struct moment take_issued_at(lua_State *L) {
   size_t length;
   if (raw_field(L, -1, "issued_at") == LUA_TSTRING) {
     const char *text = lua_tolstring(L, -1, &length);
-    moment = lifetime_read_rfc3339(text, length);
+    moment = date_read_rfc3339(text, length);
   }
   lua_pop(L, 1);
   return moment;
@@ -433,8 +433,7 @@ static void explain_ended(const struct reader *reader, const struct exchange *ex
   const struct buffer *line = &exchange->transfer.credential;
   const struct moment *date = &exchange->transfer.answer.date;
   struct jwt_times times;
-  struct tm utc;
-  char when[40] = "";
+  char when[DATE_UTC_SIZE];
   double now = (double)(date->known ? date->epoch_ms : clock_wall_ms()) / 1000;
   out[0] = '\0';
   if (line->length < sizeof prefix || strncmp(line->data, prefix, sizeof prefix - 1) != 0) return;
@@ -442,9 +441,8 @@ static void explain_ended(const struct reader *reader, const struct exchange *ex
                              reader->scratch, &times);
   buffer_clear(reader->scratch);
   if (!read || !jwt_has_ended(&times, now) || times.exp < 0) return;
-  time_t end = (time_t)times.exp;
-  if (gmtime_r(&end, &utc) != NULL) strftime(when, sizeof when, " at %Y-%m-%d %H:%M:%S UTC", &utc);
-  snprintf(out, size, "; the ID token ended%s: log in again", when);
+  snprintf(out, size, "; the ID token ended at %s: log in again",
+           date_write_utc((int64_t)times.exp, when));
 }
 
 void response_read_refusal(lua_State *L, const struct reader *reader, struct exchange *exchange) {

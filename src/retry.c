@@ -16,9 +16,9 @@ bool retry_status(long status) {
 double retry_read_after(const char *value, struct moment date) {
   size_t length = strlen(value);
   if (length > 0 && strspn(value, "0123456789") == length) return strtod(value, NULL);
-  struct moment when = lifetime_read_http_date(value, length);
-  if (!when.known) return -1;
   int64_t now = date.known ? date.epoch_ms : clock_wall_ms();
+  struct moment when = date_read_http(value, length, now);
+  if (!when.known) return -1;
   return when.epoch_ms <= now ? 0 : (double)(when.epoch_ms - now) / 1000;
 }
 

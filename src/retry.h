@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "date.h"
 #include "jitter.h"
-#include "lifetime.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "clock.h"
+#include "span.h"
 #include "version.h"
 
 static bool has_name(const char *line, size_t length, const char *name, size_t name_length) {
@@ -71,7 +73,8 @@ static void read_header(struct answer *answer, const char *line, size_t length) 
     break;
   case 'd':
     value = header_value(line, length, "date");
-    if (value.start != NULL) answer->date = lifetime_read_http_date(value.start, value.length);
+    if (value.start != NULL)
+      answer->date = date_read_http(value.start, value.length, clock_wall_ms());
     break;
   case 'l':
     keep_location(answer, header_value(line, length, "location"));

@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 #include "buffer.h"
+#include "date.h"
 #include "endpoint.h"
-#include "lifetime.h"
 #include "pool.h"
 #include "settings.h"
 

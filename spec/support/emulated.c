@@ -1,7 +1,8 @@
-/* Stands for a Lua of another architecture: runs it under an emulator with the arguments it was called with. Compiled
-   static, as LD_PRELOAD and LD_LIBRARY_PATH may name libraries that only that Lua can load; they are taken out of the
-   emulator's environment and given to Lua. -DEMULATOR, -DROOT and -DPROGRAM are strings: the emulator's name, the
-   directory that it looks for files in first, and Lua's path. */
+/* Stands for a Lua of another architecture: runs it under an emulator with the arguments it was
+   called with. Compiled static, as LD_PRELOAD and LD_LIBRARY_PATH may name libraries that only that
+   Lua can load; they are taken out of the emulator's environment and given to Lua. -DEMULATOR,
+   -DROOT and -DPROGRAM are strings: the emulator's name, the directory that it looks for files in
+   first, and Lua's path. */
 
 #include <stdio.h>
 #include <stdlib.h>
