@@ -184,6 +184,34 @@ local AGES = {
     date = "Thursday, 30-Nov-17 05:24:21 GMT" },
 }
 
+-- Each: what, the Date, an issued_at, and the seconds of 1800 that are left: all of them where the Date is none.
+local DATES = {
+  { "an asctime date", "Thu Nov 30 05:24:21 2017", "2017-11-30T05:14:21Z", 1200 },
+  { "an asctime date of one digit", "Wed Nov  1 05:24:21 2017", "2017-11-01T05:14:21Z", 1200 },
+  { "an asctime date of 2040", "Sun Jan  1 00:06:40 2040", "2039-12-31T23:56:40Z", 1200 },
+  { "an RFC 850 date of 2040", "Sunday, 01-Jan-40 00:06:40 GMT", "2039-12-31T23:56:40Z", 1200 },
+  { "an IMF-fixdate of 2040", "Sun, 01 Jan 2040 00:06:40 GMT", "2039-12-31T23:56:40Z", 1200 },
+  { "the leap day of 2400", "Tue, 29 Feb 2400 00:06:40 GMT", "2400-02-28T23:56:40Z", 1200 },
+  { "the day after a February of 2100", "Mon, 01 Mar 2100 00:06:40 GMT", "2100-02-28T23:56:40Z", 1200 },
+  { "before 1970", "Wed, 31 Dec 1969 23:59:59 GMT", "1969-12-31T23:49:59Z", 1200 },
+  { "a date as in mail", "30 Nov 2017 05:24:21 +0000", "2017-11-30T05:14:21Z", 1200 },
+  { "a date as in mail, to the west", "Thu, 30 Nov 2017 00:24:21 -0500", "2017-11-30T05:14:21Z", 1200 },
+  { "a date of one digit as in mail", "Wed, 1 Nov 2017 05:24:21 GMT", "2017-11-01T05:14:21Z", 1200 },
+  { "a date in capitals", "THU, 30 NOV 2017 05:24:21 GMT", "2017-11-30T05:14:21Z", 1200 },
+  { "of a wrong day of the week", "Mon, 30 Nov 2017 05:24:21 GMT", "2017-11-30T05:14:21Z", 1200 },
+  { "at a leap second", "Sat, 31 Dec 2016 23:59:60 GMT", "2016-12-31T23:50:00Z", 1200 },
+  { "the 29th of February 2100", "Mon, 29 Feb 2100 00:06:40 GMT", "2100-02-28T23:56:40Z", 1800 },
+  { "at an hour that is not", "Thu, 30 Nov 2017 24:00:00 GMT", "2017-11-30T23:50:00Z", 1800 },
+  { "in another zone by its name", "Thu, 30 Nov 2017 05:24:21 CET", "2017-11-30T05:14:21Z", 1800 },
+  { "without a zone", "Thu, 30 Nov 2017 05:24:21", "2017-11-30T05:14:21Z", 1800 },
+  { "without a time", "Thu, 30 Nov 2017", "2017-11-30T00:00:00Z", 1800 },
+  { "of an unknown month", "Thu, 30 Nox 2017 05:24:21 GMT", "2017-11-30T05:14:21Z", 1800 },
+  { "of a year of three digits", "Thu, 30 Nov 017 05:24:21 GMT", "2017-11-30T05:14:21Z", 1800 },
+  { "followed by something", "Thu, 30 Nov 2017 05:24:21 GMT+1", "2017-11-30T05:14:21Z", 1800 },
+  { "in the form of RFC 3339", "2017-11-30T05:24:21Z", "2017-11-30T05:14:21Z", 1800 },
+  { "a number", "1512019461", "2017-11-30T05:14:21Z", 1800 },
+}
+
 describe("the life of a token", function()
   for _, case in ipairs(AGES) do
     local what, json, left = case[1], case[2], case[3]
@@ -197,6 +225,24 @@ describe("the life of a token", function()
       assert.equal(1800, token.expires_in)
     end)
   end
+
+  for _, case in ipairs(DATES) do
+    local what, date, issued_at, left = case[1], case[2], case[3], case[4]
+
+    it(("by a Date that is %s is %d s"):format(what, left), function()
+      assert_life(left, read(('{"token":"abc","expires_in":1800,"issued_at":"%s"}'):format(issued_at), date))
+    end)
+  end
+
+  it("by a Date whose year has two digits takes that for the last that is not 50 years ahead", function()
+    local this_year = tonumber(os.date "!%Y")
+    for _, years in ipairs { -49, -1, 0, 1, 49 } do
+      local year = this_year + years
+      local date = ("Thursday, 30-Nov-%02d 05:24:21 GMT"):format(year % 100)
+      local issued_at = ("%d-11-30T05:14:21Z"):format(year)
+      assert_life(1200, read(('{"token":"abc","expires_in":1800,"issued_at":"%s"}'):format(issued_at), date))
+    end
+  end)
 
   it("that is over by issued_at is code expired", function()
     refuse("expired", '{"token":"abc","expires_in":1800,"issued_at":"2017-11-30T04:54:21Z"}', DATE)

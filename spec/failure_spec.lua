@@ -426,11 +426,15 @@ describe("a 401", function()
     end)
   end
 
-  it("names the end of the ID token", function()
-    local message = fail("unauthorized", { id_token = cases.make_jwt '{"iat":1000000000,"exp":1000003600}' })
-    assert.matches("2001-09-09 02:46:40 UTC", message, 1, true)
-    assert.matches("log in again", message, 1, true)
-  end)
+  for exp, when in pairs { [1000003600] = "2001-09-09 02:46:40", [2208988800] = "2040-01-01 00:00:00",
+    [4107542399] = "2100-02-28 23:59:59", [4107542400] = "2100-03-01 00:00:00", [951782400] = "2000-02-29 00:00:00" } do
+    it("names the end of the ID token, " .. when, function()
+      stub:plan { status = 401, date = "Fri, 01 Jan 2150 00:00:00 GMT" }
+      local message = fail("unauthorized", { id_token = cases.make_jwt(('{"iat":1,"exp":%.0f}'):format(exp)) })
+      assert.matches(when .. " UTC", message, 1, true)
+      assert.matches("log in again", message, 1, true)
+    end)
+  end
 
   it("says nothing of an ID token where a user name and password were sent", function()
     local message = fail("unauthorized", basic())

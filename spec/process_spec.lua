@@ -228,6 +228,13 @@ describe("a client in its process", function()
     end)
   end)
 
+  it("is not made where the clocks cannot be read", function()
+    local good, _, output = interpreter.run { code = [[print(pcall(require, "icptoken"))]],
+      preload = "build/clock_shift.so", env = { CLOCK_SHIFT_FAILS = "1" } }
+    assert.is_true(good, output)
+    assert.matches("^false.*the clocks of this machine cannot be read", output)
+  end)
+
   it("opens its sockets close-on-exec", function()
     local known = {}
     for _, socket in ipairs(testkit.open_sockets()) do known[socket.fd] = true end

@@ -301,6 +301,10 @@ local LATE = {
   { "seconds", "60", 60 }, { "many seconds", "86400", 86400 },
   { "a date", "Thu, 30 Nov 2017 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
   { "a date of the old form", "Thursday, 30-Nov-17 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
+  { "an asctime date of 2040", "Sun Jan  1 00:02:00 2040", 120, date = "Sun, 01 Jan 2040 00:00:00 GMT" },
+  { "a date of the old form in 2040", "Sunday, 01-Jan-40 00:02:00 GMT", 120, date = "Sun Jan  1 00:00:00 2040" },
+  { "a date with two digits of a year near the server's", "Friday, 01-Jan-00 00:02:00 GMT", 120,
+    date = "Fri, 01 Jan 2100 00:00:00 GMT" },
 }
 
 describe("a Retry-After that does not fit in the time left", function()
