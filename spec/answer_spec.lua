@@ -14,7 +14,7 @@ local stub
 local client
 
 setup(function()
-  stub = stub_client.start()
+  stub = stub_client.share()
   client = icptoken.new(cases.options(stub))
 end)
 

@@ -6,15 +6,15 @@ local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local stub_client = require "support.stub"
 local testkit = require "testkit"
+local timing = require "support.timing"
 
 local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
 local slow = under_valgrind or os.getenv "ICPTOKEN_SANITIZED"
-local MANY = under_valgrind and 100 or 1000
 local PATH = "/image-manager/api/v1/auth/token"
 
 local stub
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 
@@ -74,62 +74,59 @@ local function count_failed(count, tokens, errors)
   return #failed, failed[1]
 end
 
--- The most requests that were under way together, if each was for at least so many seconds.
-local function count_in_flight(requests, seconds)
-  local most, first = 0, 1
-  for last, request in ipairs(requests) do
-    while requests[first].time <= request.time - seconds do first = first + 1 end
-    most = math.max(most, last - first + 1)
-  end
+-- The most requests that waited for an answer together.
+local function count_in_flight(requests)
+  local most = 0
+  for _, request in ipairs(requests) do most = math.max(most, request.waiting) end
   return most
 end
 
-describe("a thousand requests", function()
-  local DELAY = 0.03
+-- The number of requests, and the tag of the row.
+local SIZES = { { 100, "" }, { under_valgrind and 200 or 1000, " #deep" } }
 
-  local function fetch_many(client, parallel)
-    stub:plan { delay = { before = DELAY }, times = "forever" }
-    assert_own_tokens(MANY, client:fetch_all(make_requests(MANY)))
-    local requests = stub:requests()
-    assert.equal(MANY, #requests)
-    local most = count_in_flight(requests, DELAY * 0.95)
-    assert.is_true(most <= parallel, most .. " were under way together")
-    assert.is_true(most > 1, "they went one by one")
-    assert.equal(MANY, client:stats().requests)
-    assert.equal(MANY, client:stats().attempts)
-    client:close()
-  end
+for _, size in ipairs(SIZES) do
+  local many, tag = size[1], size[2]
 
-  it("go over kept connections, 16 of them", function()
-    fetch_many(open_plain(), 16)
-    local accepted = stub:accepted().http
-    assert.is_true(accepted <= 16 and accepted > 1, accepted .. " connections")
+  describe(("%d requests%s"):format(many, tag), function()
+    local function fetch_many(client, parallel)
+      stub:plan { together = parallel, times = 3 * parallel }
+      assert_own_tokens(many, client:fetch_all(make_requests(many)))
+      local requests = stub:requests()
+      assert.equal(many, #requests)
+      assert.equal(parallel, count_in_flight(requests))
+      assert.equal(many, client:stats().requests)
+      assert.equal(many, client:stats().attempts)
+      client:close()
+    end
+
+    it("go over kept connections, 16 of them", function()
+      fetch_many(open_plain { timeout = 300 }, 16)
+      assert.equal(16, stub:accepted().http)
+    end)
+
+    it("go over kept connections of TLS", function()
+      fetch_many(open { parallel = 5, timeout = 300 }, 5)
+      assert.equal(5, stub:accepted().https)
+    end)
+
+    it("are streams of one connection with HTTP/2", function()
+      fetch_many(open { http_version = "2", timeout = 300 }, 16)
+      assert.equal(1, stub:accepted().https)
+      assert.equal("2", stub:last().version)
+    end)
   end)
-
-  it("go over kept connections of TLS", function()
-    fetch_many(open { parallel = 5 }, 5)
-    assert.is_true(stub:accepted().https <= 5)
-  end)
-
-  it("are streams of one connection with HTTP/2", function()
-    fetch_many(open { http_version = "2" }, 16)
-    assert.equal(1, stub:accepted().https)
-    assert.equal("2", stub:last().version)
-  end)
-end)
+end
 
 describe("as many requests as parallel says", function()
   -- all of them must have come before the first is answered
   local function assert_together(client, count, parallel)
-    local delay = slow and 3 or 1
-    stub:plan { delay = { before = delay }, times = parallel }
+    local together = math.min(count, parallel)
+    stub:plan { together = together, times = together }
     assert_own_tokens(count, client:fetch_all(make_requests(count)))
     client:close()
     local requests = stub:requests()
     assert.equal(count, #requests)
-    local together = math.min(count, parallel)
-    assert.is_true(requests[together].time - requests[1].time < delay)
-    if count > parallel then assert.is_true(requests[parallel + 1].time - requests[1].time >= delay * 0.95) end
+    assert.equal(together, count_in_flight(requests))
   end
 
   it("are under way together", function() assert_together(open_plain { parallel = 4 }, 9, 4) end)
@@ -140,11 +137,10 @@ describe("as many requests as parallel says", function()
   it("are 16 when nothing is said", function() assert_together(open_plain(), 20, 16) end)
 
   it("are one at a time with parallel = 1, over one connection", function()
-    stub:plan { delay = { before = 0.02 }, times = "forever" }
     local client = open { parallel = 1 }
     assert_own_tokens(10, client:fetch_all(make_requests(10)))
     client:close()
-    assert.equal(1, count_in_flight(stub:requests(), 0.019))
+    assert.equal(1, count_in_flight(stub:requests()))
     assert.equal(1, stub:accepted().https)
     for n, request in ipairs(stub:requests()) do
       assert.equal("repository:" .. name_repository(n) .. ":pull", request.query.scope[1])
@@ -152,11 +148,9 @@ describe("as many requests as parallel says", function()
   end)
 
   it("are 256 at most", function()
-    local count = under_valgrind and 260 or 600
-    local client = open_plain { parallel = 256 }
-    assert_own_tokens(count, client:fetch_all(make_requests(count)))
-    client:close()
-    assert.is_true(stub:accepted().http <= 256)
+    local client = open_plain { parallel = 256, timeout = 300 }
+    assert_together(client, 260, 256)
+    assert.equal(256, stub:accepted().http)
   end)
 
   it("are streams of few connections with parallel = 256", function()
@@ -392,14 +386,17 @@ describe("retries", function()
   end)
 
   it("of one do not hold up the others", function()
-    local client = open_plain { retries = 1, parallel = 2, timeout = 20 }
-    stub:plan({ status = 503, headers = { { "Retry-After", "2" } } })
-    assert_own_tokens(12, client:fetch_all(make_requests(12)))
-    local requests = stub:requests()
-    assert.equal(13, #requests)
-    assert.is_true(requests[12].time - requests[1].time < (slow and 1.9 or 1))
-    assert.is_true(requests[13].time - requests[1].time >= 1.9)
-    client:close()
+    timing.try(function(scale) -- the machine is to serve eleven requests in this time
+      stub:reset()
+      local client = open_plain { retries = 1, parallel = 2, timeout = 300 }
+      stub:plan({ status = 503, headers = { { "Retry-After", ("%d"):format(scale) } } })
+      assert_own_tokens(12, client:fetch_all(make_requests(12)))
+      client:close()
+      local requests = stub:requests()
+      assert.equal(13, #requests)
+      assert.equal(requests[1].target, requests[13].target)
+      assert.is_true(requests[13].time - requests[1].time >= 0.95 * scale)
+    end)
   end)
 
   it("go on after connections are reset in the midst", function()
@@ -429,45 +426,52 @@ end)
 
 describe("the limit in time", function()
   it("bounds each request", function()
-    local client = open_plain { timeout = 0.5, parallel = 4 }
-    stub:plan({ times = 4 }, { delay = { before = 30 }, times = 3 })
-    local before = testkit.monotonic()
-    local tokens, errors = client:fetch_all(make_requests(40))
-    local seconds = testkit.monotonic() - before
-    assert.equal(3, (count_failed(40, tokens, errors)))
-    for n in pairs(errors) do
-      check_error("timeout", tokens, errors, n)
-      assert.matches("0.5", errors[n].message, 1, true)
-    end
-    if not slow then assert.is_true(seconds < 2, seconds) end
-    client:close()
+    timing.try(function(scale)
+      local limit = 0.25 * scale
+      stub:reset()
+      local client = open_plain { timeout = limit, parallel = 4 }
+      stub:plan({ times = 4 }, { delay = { before = 600 }, times = 3 })
+      local tokens, errors = client:fetch_all(make_requests(40))
+      client:close()
+      assert.equal(3, (count_failed(40, tokens, errors)))
+      for n in pairs(errors) do
+        check_error("timeout", tokens, errors, n)
+        assert.matches(("%g s"):format(limit), errors[n].message, 1, true)
+      end
+    end)
   end)
 
   it("is not over all of them together", function()
-    local client = open_plain { timeout = 1, parallel = 2 }
-    stub:plan { delay = { before = 0.3 }, times = "forever" }
-    assert_own_tokens(10, client:fetch_all(make_requests(10))) -- takes 1.5 s at least
-    client:close()
+    timing.try(function(scale)
+      stub:reset()
+      local client = open_plain { timeout = 0.5 * scale, parallel = 2 }
+      stub:plan { delay = { before = 0.15 * scale }, times = "forever" }
+      assert_own_tokens(8, client:fetch_all(make_requests(8))) -- takes 0.6 s at least
+      client:close()
+    end)
   end)
 
   it("bounds streams, and leaves their connection", function()
-    local client = open { timeout = 1, parallel = 4, http_version = "2" }
-    stub:plan({ times = 4 }, { delay = { before = 30 }, times = 3 })
-    local tokens, errors = client:fetch_all(make_requests(40))
-    assert.equal(3, (count_failed(40, tokens, errors)))
-    for n in pairs(errors) do check_error("timeout", tokens, errors, n) end
-    client:close()
+    timing.try(function(scale)
+      stub:reset()
+      local client = open { timeout = 0.5 * scale, parallel = 4, http_version = "2" }
+      stub:plan({ times = 4 }, { delay = { before = 600 }, times = 3 })
+      local tokens, errors = client:fetch_all(make_requests(40))
+      client:close()
+      assert.equal(3, (count_failed(40, tokens, errors)))
+      for n in pairs(errors) do check_error("timeout", tokens, errors, n) end
+      assert.equal(1, stub:accepted().https)
+    end)
   end)
 
   it("is a request's own from when it begins", function()
-    local client = open_plain { timeout = 0.4, parallel = 1 }
-    stub:plan { delay = { before = 30 }, times = "forever" }
+    local client = open_plain { timeout = 0.2, parallel = 1 }
+    stub:plan { delay = { before = 600 }, times = "forever" }
     local before = testkit.monotonic()
     local tokens, errors = client:fetch_all(make_requests(3))
     local seconds = testkit.monotonic() - before
     assert.equal(3, (count_failed(3, tokens, errors)))
-    assert.is_true(seconds >= 1.19, seconds)
-    if not slow then assert.is_true(seconds < 2.2, seconds) end
+    assert.is_true(seconds >= 0.59, seconds)
     client:close()
   end)
 end)
@@ -567,19 +571,23 @@ describe("the memory of libcurl", function()
     return most
   end
 
-  for _, version in ipairs { "1.1", "2" } do
-    it("grows with what is under way and not with the number of requests, with HTTP/" .. version, function()
-      local client = open { parallel = 8, http_version = version }
-      stub:plan { token = "abc.def-123", times = "forever" }
-      measure_peak(client, make_requests(50))
-      local _, before = testkit.curl_outstanding()
-      local few = measure_peak(client, make_requests(under_valgrind and 50 or 200)) - before
-      local many = measure_peak(client, make_requests(MANY * 2)) - before
-      assert.is_true(many < few * 1.5 + 2 ^ 19, ("%d bytes at most, then %d"):format(few, many))
-      local _, after = testkit.curl_outstanding()
-      assert.is_true(after < before + 65536, ("%d bytes before, %d after"):format(before, after))
-      client:close()
-    end)
+  -- Each handle of libcurl is some kilobytes, so that a few hundred that stay behind are well above what is allowed.
+  for _, size in ipairs(SIZES) do
+    for _, version in ipairs { "1.1", "2" } do
+      it(("grows with what is under way and not with %d requests, with HTTP/%s%s"):format(3 * size[1], version, size[2]),
+        function()
+          local client = open { parallel = 8, http_version = version }
+          stub:plan { token = "abc.def-123", times = "forever" }
+          measure_peak(client, make_requests(20))
+          local _, before = testkit.curl_outstanding()
+          local few = measure_peak(client, make_requests(40)) - before
+          local many = measure_peak(client, make_requests(3 * size[1])) - before
+          assert.is_true(many < few * 1.5 + 2 ^ 19, ("%d bytes at most, then %d"):format(few, many))
+          local _, after = testkit.curl_outstanding()
+          assert.is_true(after < before + 65536, ("%d bytes before, %d after"):format(before, after))
+          client:close()
+        end)
+    end
   end
 
   it("is given back when the client is closed", function()
@@ -595,7 +603,7 @@ describe("the memory of libcurl", function()
   end)
 end)
 
-it("a process's memory does not grow from one fetch_all to the next", function()
+it("a process's memory does not grow from one fetch_all to the next #deep", function()
   if slow then return pending "sanitizers and valgrind hold freed memory back" end
   local client = open { parallel = 16 }
   stub:plan { token = "abc.def-123", times = "forever" }
@@ -616,23 +624,19 @@ describe("in its process a client", function()
     return ([[
       local icptoken = require "icptoken"
       local client = icptoken.new { host = "localhost", port = %d, cacert = %q, id_token_file = %q, retries = 0,
-        timeout = 50, http_version = %q, service = "token-service" }
+        timeout = 600, http_version = %q, service = "token-service" }
       local requests = {}
       for n = 1, 40 do requests[n] = { scope = "repository:team/app-" .. n .. ":pull" } end
     ]]):format(stub.port, stub.ca, stub.id_token_file, "%s") .. body
   end
 
   local function await_requests(count)
-    local deadline = testkit.monotonic() + 60
-    while #stub:requests() < count do
-      assert.is_true(testkit.monotonic() < deadline, "the requests did not come")
-      testkit.sleep(0.01)
-    end
+    timing.wait_for("the requests", function() return #stub:requests() >= count end)
   end
 
   for _, version in ipairs { "1.1", "2" } do
     it("ends all requests at Ctrl-C, and works afterwards, with HTTP/" .. version, function()
-      stub:plan({ times = 10 }, { delay = { before = 60 }, times = 16 })
+      stub:plan({ times = 10 }, { delay = { before = 600 }, times = 16 })
       local child = interpreter.start { code = script([[
         local before = #requests
         local ok, message = pcall(client.fetch_all, client, requests)
@@ -642,16 +646,13 @@ describe("in its process a client", function()
         print(type(assert(client:fetch()).token))
       ]]):format(version) }
       await_requests(26)
-      local before = testkit.monotonic()
       testkit.kill(child.pid, "INT")
-      await_requests(27) -- the second fetch_all goes out
-      local seconds = testkit.monotonic() - before
-      local how, status, output = child.wait(60)
+      await_requests(27) -- the second fetch_all goes out, while the stub goes on holding the first
+      local how, status, output = child.wait()
       assert.matches("false.*interrupted!", output)
       assert.matches("again: 40 nil", output, 1, true)
       assert.equal("exited", how)
       assert.equal(0, status)
-      if not slow then assert.is_true(seconds < 1.5, seconds) end
     end)
   end
 

@@ -212,7 +212,7 @@ end)
 describe("a client with a challenge", function()
   local stub, client
 
-  setup(function() stub = stub_client.start() end)
+  setup(function() stub = stub_client.share() end)
   teardown(function() stub:stop() end)
 
   before_each(function()

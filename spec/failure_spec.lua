@@ -14,7 +14,7 @@ local stub
 local where, endpoint, secrets
 
 setup(function()
-  stub = stub_client.start()
+  stub = stub_client.share()
   where = "localhost:" .. stub.port
   endpoint = "https://" .. where .. PATH
   secrets = { stub.id_token, PASSWORD, (mime.b64("joe:" .. PASSWORD)) }

@@ -57,7 +57,7 @@ local function refuse_credential(client)
   return (cases.check_failure("invalid_credential", { stub.id_token }, client:fetch()))
 end
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 
 before_each(function()

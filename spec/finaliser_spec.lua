@@ -31,7 +31,7 @@ describe("a finaliser in the middle of a call", function()
   for i = 1, 20 do scopes[i] = ("repository:n/%d:pull"):format(i) end
 
   setup(function()
-    icp = stub.start()
+    icp = stub.share()
     icptoken = require "icptoken"
     options = { url = ("http://127.0.0.1:%d/image-manager/api/v1/auth/token"):format(icp.ports.http),
       id_token = icp.id_token, retries = 0, headers = { ["X-One"] = "1" },

@@ -9,7 +9,7 @@ local PATH = "/image-manager/api/v1/auth/token"
 
 local stub
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 

@@ -11,7 +11,7 @@ describe("when memory runs out", function()
   local icp, icptoken, options
 
   setup(function()
-    icp = stub.start()
+    icp = stub.share()
     icptoken = require "icptoken"
     options = { host = "localhost", port = icp.ports.h1, cacert = icp.ca, id_token = icp.id_token,
       service = "token-service", scope = "repository:a/b:pull", retries = 0, timeout = 20,

@@ -9,7 +9,7 @@ describe("a client in its process", function()
   local icp, icptoken, options
 
   setup(function()
-    icp = stub.start()
+    icp = stub.share()
     icptoken = require "icptoken"
   end)
 

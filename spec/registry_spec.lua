@@ -18,7 +18,7 @@ local stub
 local registry
 
 setup(function()
-  stub = stub_client.start()
+  stub = stub_client.share()
   registry = registry_server.start { service = SERVICE, certificate = stub.token_signing_cert,
     realm = ("https://localhost:%d/image-manager/api/v1/auth/token"):format(stub.port) }
 end)

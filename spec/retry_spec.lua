@@ -14,7 +14,7 @@ local FIRST_WAIT = 0.25
 
 local stub
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 

@@ -115,6 +115,7 @@ local function leave(succeeded)
 end
 
 local succeeded = run_busted()
+require "support.stub".stop_shared()
 if tally.passed + tally.failed + tally.skipped == 0 then
   succeeded = false
   say("%s: no spec ran", label)

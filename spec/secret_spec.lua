@@ -40,7 +40,7 @@ local function cut_into_pieces(secrets)
 end
 
 setup(function()
-  stub = stub_client.start()
+  stub = stub_client.share()
   credentials = {
     ["a JWT as ID token"] = { options = { id_token = stub.id_token }, secrets = { stub.id_token }, scheme = "Bearer" },
     ["an opaque ID token"] = { options = { id_token = OPAQUE }, secrets = { OPAQUE }, scheme = "Bearer" },

@@ -61,7 +61,7 @@ local function make_hashed_directory(ca)
 end
 
 setup(function()
-  stub = stub_client.start()
+  stub = stub_client.share()
   made_paths = {}
 end)
 

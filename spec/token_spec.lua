@@ -15,7 +15,7 @@ local sanitized = os.getenv "ICPTOKEN_SANITIZED" ~= nil
 
 local stub
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 

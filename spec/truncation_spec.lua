@@ -14,7 +14,7 @@ local HOLD_SECONDS = under_valgrind and 2 or 0.1
 
 local stub
 
-setup(function() stub = stub_client.start() end)
+setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 

@@ -80,6 +80,7 @@ function http1.serve(icp, socket, about, entry)
 		end
 		icp.journal:add_request(request, entry)
 		local order = icp.plan:take_for_request(request)
+		icp.gate:pass(request, order)
 		ending = misbehave.deliver(socket, request, answers.build(icp, request, order), order)
 	until ending
 	misbehave.end_connection(socket, ending)

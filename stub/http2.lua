@@ -82,7 +82,6 @@ local function wait_for_end(stream, over)
 end
 
 local function send_answer(stream, answer, order, over)
-	pause(order.delay.before)
 	if order["end"] == "reset" then
 		return stream:rst_stream(h2_error.errors.INTERNAL_ERROR:new { message = "ordered", stream_error = true })
 	elseif order["end"] == "hold" then
@@ -108,6 +107,7 @@ local function serve_stream(icp, stream, about, entry, over)
 	if misplaced then
 		order = { status = 500, body = misplaced .. " cannot be ordered over HTTP/2\n", delay = {} }
 	end
+	icp.gate:pass(request, order)
 	send_answer(stream, answers.build(icp, request, order), order, over)
 end
 

@@ -14,7 +14,8 @@
 --   {"do":"stop"}
 --
 -- A log entry has type "connect" (listener, connection, tls, requests, error) or "request" (listener, connection,
--- version, tls, client_cert, method, target, path, query, headers, body, time; taken, where an answer had no end).
+-- version, tls, client_cert, method, target, path, query, headers, body, time; waiting, the number of requests that
+-- waited for an answer when it came, itself included; taken, where an answer had no end).
 --
 -- An order is for the next request that fits its "listener" and "path", "times":n or "times":"forever" times. The
 -- proxy takes only orders that name it. Fields:
@@ -26,6 +27,7 @@
 --                         end: close (close_notify and FIN), abort (FIN alone), reset (RST), hold (open and silent);
 --                         close after raw and cut when none is said; close_idle: the same as "end":"close"
 --   of its time           delay: {before, head (after the head), body (in its middle), drip (a byte), after}, seconds
+--                         together: n; the answer waits until n requests with this order are there
 --   without end           endless: body, headers, interim, trailers; bytes (50 MB) after which it ends in good form
 --   "at":"connect"        the order is for the next connection instead: end, and delay.before, when its first bytes
 --                         (of the TLS handshake) have come
@@ -42,6 +44,7 @@ local signal = require "cqueues.signal"
 local cjson = require "cjson"
 local certificates = require "certificates"
 local control = require "control"
+local gate = require "gate"
 local identity_provider = require "identity_provider"
 local journal = require "journal"
 local jwt = require "jwt"
@@ -110,6 +113,8 @@ function icp_methods:restore()
 	self.settings = make_default_settings()
 	self.id_tokens = { [self.id_token] = { user = "admin" } }
 	self.access_tokens = {}
+	self.gate:open()
+	self.gate = gate.new()
 	self.plan:clear()
 	self.journal:clear()
 end
@@ -146,7 +151,8 @@ end
 
 local function make_icp(options, made)
 	local icp = setmetatable({
-		loop = cqueues.new(), plan = plan.new(), journal = journal.new(not options.controlled),
+		loop = cqueues.new(), plan = plan.new(), gate = gate.new(),
+		journal = journal.new(not options.controlled),
 		signer = jwt.new_signer(made.token_signing.key), settings = make_default_settings(), id_tokens = {},
 	}, { __index = icp_methods })
 	icp.id_token = identity_provider.issue_id_token(icp, "admin")

@@ -140,9 +140,8 @@ function misbehave.render(answer, order)
 	return head .. body, #head
 end
 
---- Sends the answer. Gives how the connection is to end, or nil when it is to be kept.
+--- Sends the answer, whose wait (gate.lua) is over. Gives how the connection is to end, or nil when it is to be kept.
 function misbehave.deliver(socket, request, answer, order)
-	pause(order.delay.before)
 	local sent
 	if order.endless then
 		request.taken = 0

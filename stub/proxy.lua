@@ -94,8 +94,8 @@ local function serve(icp, socket, row, entry)
 		request.tls, request.client_cert = false, false
 		icp.journal:add_request(request, entry)
 		local order = icp.plan:take_for_request(request)
+		icp.gate:pass(request, order)
 		if not has_order(order) then
-			cqueues.sleep(order.delay.before or 0)
 			local target, refusal = open_tunnel(icp, request)
 			if target then
 				socket:xwrite("HTTP/1.1 200 Connection established\r\n\r\n", "n")

@@ -6,6 +6,9 @@ local testkit = require "testkit"
 
 local interpreter = {}
 
+-- A child that takes longer hangs; no child that a spec starts takes so long on a slow machine.
+local HANG_SECONDS = 300
+
 local function runtime_path()
   local first = 0
   while arg[first - 1] do first = first - 1 end
@@ -84,10 +87,10 @@ function interpreter.start(options)
     return read_all(output_path)
   end
 
-  --- Waits at most `timeout` seconds (60), then kills. Gives "exited", "killed" or "timeout", the
+  --- Waits at most `timeout` seconds (HANG_SECONDS), then kills. Gives "exited", "killed" or "timeout", the
   -- status or signal, and all it printed.
   function child.wait(timeout)
-    local how, value = testkit.waitpid(child.pid, timeout or 60)
+    local how, value = testkit.waitpid(child.pid, timeout or HANG_SECONDS)
     if how == "running" then
       testkit.kill(child.pid, "KILL")
       testkit.waitpid(child.pid)
@@ -102,7 +105,7 @@ function interpreter.start(options)
   return child
 end
 
---- Runs a child to its end. options: those of start, and `timeout` in seconds (60).
+--- Runs a child to its end. options: those of start, and `timeout` in seconds (HANG_SECONDS).
 -- Gives whether it exited with 0, its exit status (nil when a signal or the time limit ended it),
 -- all it printed, and how it ended ("exited", "killed", "timeout").
 function interpreter.run(options)
@@ -118,7 +121,7 @@ function interpreter.fork(body)
     local ok, good = pcall(body)
     testkit._exit(ok and good and 0 or 1)
   end
-  local how, status = testkit.waitpid(pid, 60)
+  local how, status = testkit.waitpid(pid, HANG_SECONDS)
   return how == "exited" and status
 end
 

@@ -6,7 +6,8 @@ local cjson = require "cjson"
 local socket = require "socket"
 
 local COMMAND = "unset LD_PRELOAD LUA_INIT LUA_PATH LUA_CPATH; exec luajit stub/icp.lua --controlled </dev/null"
-local REPLY_SECONDS = 30
+-- for a stub that hangs, not for one that is slow
+local REPLY_SECONDS = 300
 
 local stub = {}
 local stub_methods = {}
@@ -89,9 +90,15 @@ function stub_methods:render(order, target)
 	return send_command(self, { ["do"] = "render", order = order, target = target })
 end
 
---- Ends the stub and waits until its process is gone. Idempotent.
+-- The stub that the last user of share() has returned.
+local idle
+
+--- Ends the stub and waits until its process is gone, or returns a shared one. Idempotent.
 function stub_methods:stop()
-	if self.connection then
+	if self.is_shared and not idle then
+		self:reset()
+		idle = self
+	elseif self.connection and self ~= idle then
 		self.connection:send '{"do":"stop"}\n'
 		self.connection:close()
 		self.connection = nil
@@ -115,6 +122,25 @@ function stub.start()
 	self.connection = assert(socket.connect("127.0.0.1", self.control))
 	self.connection:settimeout(REPLY_SECONDS)
 	return setmetatable(self, stub_meta)
+end
+
+--- Starts a stub as start() does, or takes the one that was shared before: making keys takes most of a start. It has
+--- no orders, no log and no changed setting. stop() returns it; stop_shared() ends it.
+function stub.share()
+	local self = idle or stub.start()
+	self.is_shared = true
+	idle = nil
+	return self
+end
+
+--- Ends the stub that was shared, if there was one.
+function stub.stop_shared()
+	local self = idle
+	idle = nil
+	if self then
+		self.is_shared = false
+		self:stop()
+	end
 end
 
 --- The value of a logged request's first header of that name, in any case, or nil.

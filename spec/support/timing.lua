@@ -1,0 +1,35 @@
+-- What specs need that measure time on a machine that may be busy. A busy machine only adds to what is measured, so a
+-- limit that was kept once is kept by the module, and one that the module does not keep is never kept.
+
+local testkit = require "testkit"
+
+local timing = {}
+
+local TRIES = 6
+local HANG_SECONDS = 300
+
+--- Calls body(1), body(2), body(4), … until one call raises no error, at most TRIES times, and returns its results; the
+--- last error is raised. A body multiplies by its argument what it gives to the machine for doing something in time.
+--- again: called before each further try.
+function timing.try(body, again)
+  for n = 1, TRIES - 1 do
+    local results = { pcall(body, 2 ^ (n - 1)) }
+    if results[1] then return results[2], results[3], results[4] end
+    if again then again() end
+  end
+  return body(2 ^ (TRIES - 1))
+end
+
+--- Calls `check` until it returns something true, and returns that. It fails when `what` has not happened for so long
+--- that something hangs.
+function timing.wait_for(what, check)
+  local deadline = testkit.monotonic() + HANG_SECONDS
+  while true do
+    local result = check()
+    if result then return result end
+    if testkit.monotonic() > deadline then error(what .. " did not happen", 2) end
+    testkit.sleep(0.005)
+  end
+end
+
+return timing
