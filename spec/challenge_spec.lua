@@ -118,10 +118,11 @@ describe("a challenge #short", function()
       repeated("Bearer ", " =", "\""), repeated("Bearer realm", " ", "=a"), repeated("Bearer realm=a", " ,"),
       repeated("", "Negotiate YWJj==,"), repeated("", "a b=\"" .. ("x"):rep(1000) .. "\","),
     } do
-      local before = os.clock()
+      local before = os.clock() -- of the processor: what else the machine does does not count
       local challenge, message, code = icptoken.challenge(value)
       local seconds = os.clock() - before
-      assert.is_true(seconds < (slow and 10 or 0.5), ("case %d took %.2f s"):format(i, seconds))
+      -- to look at each byte again for each byte would take 10^12 steps
+      assert.is_true(seconds < 30, ("case %d took %.2f s"):format(i, seconds))
       if not challenge then
         assert.equal("invalid_response", code)
         assert.is_true(#message < 1000)

@@ -6,9 +6,9 @@ local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local stub_client = require "support.stub"
 local testkit = require "testkit"
+local timing = require "support.timing"
 local wall_clock = require "support.wall_clock"
 
-local slow = os.getenv "ICPTOKEN_VALGRIND" or os.getenv "ICPTOKEN_SANITIZED"
 local PATH = "/image-manager/api/v1/auth/token"
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 local PASSWORD = "s3cret&scope=x%2B+ü #\"\\ö;/?:@=$,!~*'()end"
@@ -62,6 +62,12 @@ end
 
 local function assert_at_identity_provider(details)
   assert.equal(LOGIN_PATH, details.url:match "^%l+://[^/]+(/.*)$")
+end
+
+-- The answer to a request that was sent after `before` expires after so many seconds.
+local function assert_expiry(seconds, before, answer)
+  assert.is_true(answer.expires_at >= before + seconds - 1)
+  assert.is_true(answer.expires_at <= wall_clock.read_after() + seconds)
 end
 
 local function decode_form(body)
@@ -471,7 +477,7 @@ describe("a client that logs in", function()
     { { status = 503 }, "server_error" }, { { raw = "", ["end"] = "reset" }, "network" },
     { { cut = 200 }, "network" }, { { status = 200, body = "{}" }, "invalid_response" },
     { { status = 200, body = '{"id_token":"two words"}' }, "invalid_response" },
-    { { delay = { before = 30 } }, "timeout" }, { { status = 403 }, "forbidden" },
+    { { delay = { before = 600 } }, "timeout" }, { { status = 403 }, "forbidden" },
     { { redirect = "https://elsewhere.invalid/" }, "redirect" },
   } do
     local order, code = case[1], case[2]

@@ -4,11 +4,12 @@ local cases = require "support.cases"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
 local testkit = require "testkit"
+local timing = require "support.timing"
 
 local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
 
 -- Waits are measured between requests as the stub saw them, so they hold an answer's way back and a request's way
--- there as well.
+-- there as well: NOISE, and several tries for a busy machine.
 local NOISE = 0.2
 local FIRST_WAIT = 0.25
 
@@ -49,12 +50,26 @@ local function assert_waited(seconds, gap)
   assert.is_true(gap <= seconds * 1.1 + NOISE, ("waited %.3f s instead of %g s"):format(gap, seconds))
 end
 
+local DATE = 1511933061
+
 local function retry_after(value)
   return { { "Retry-After", value } }
 end
 
 local function format_date(epoch)
   return os.date("!%a, %d %b %Y %H:%M:%S GMT", epoch)
+end
+
+-- Has one attempt after the other, and waits of these seconds between the requests (or connections) that the stub saw.
+local function check_waits(seconds, orders, changes, kind)
+  timing.try(function()
+    stub:reset()
+    stub:plan((unpack or table.unpack)(orders)) -- luacheck: ignore 143
+    fetch(changes)
+    local gaps = read_gaps(kind)
+    assert.equal(#seconds, #gaps)
+    for i, gap in ipairs(gaps) do assert_waited(seconds[i], gap) end
+  end)
 end
 
 -- Each: what, and the order for the first attempt.
@@ -80,8 +95,24 @@ local RETRIED = {
 local HANDSHAKES = { { "is closed", "close" }, { "breaks off", "abort" }, { "is reset", "reset" } }
 
 describe("a fetch is tried again after #short", function()
+  it("any failure that may pass", function()
+    local client = icptoken.new(cases.options(stub, { retries = 1, parallel = #RETRIED, timeout = 300 }))
+    local requests = {}
+    for n, case in ipairs(RETRIED) do
+      local order = { together = #RETRIED }
+      for name, value in pairs(case[2]) do order[name] = value end
+      stub:plan(order)
+      requests[n] = {}
+    end
+    local tokens, errors = client:fetch_all(requests)
+    client:close()
+    assert.is_nil(errors)
+    for n = 1, #RETRIED do assert.is_string(tokens[n].token) end
+    assert.equal(2 * #RETRIED, #stub:requests())
+  end)
+
   for _, case in ipairs(RETRIED) do
-    it(case[1], function()
+    it(case[1] .. " #deep", function()
       stub:plan(case[2])
       local token, message = fetch { retries = 1 }
       assert.is_nil(message)
@@ -256,42 +287,28 @@ end)
 
 describe("the wait before another attempt", function()
   it("is 0.25 s and doubles", function()
-    refuse_always { status = 503 }
-    fail("server_error", { retries = 2 })
-    local gaps = read_gaps()
-    assert.equal(2, #gaps)
-    for i, gap in ipairs(gaps) do assert_waited(FIRST_WAIT * 2 ^ (i - 1), gap) end
+    check_waits({ FIRST_WAIT, FIRST_WAIT * 2 }, { { status = 503, times = "forever" } }, { retries = 2 })
   end)
 
   it("is as long after a connection that failed", function()
-    stub:plan { at = "connect", ["end"] = "reset", times = 2 }
-    assert(fetch { retries = 2 })
-    local gaps = read_gaps "connect"
-    assert.equal(2, #gaps)
-    for i, gap in ipairs(gaps) do assert_waited(FIRST_WAIT * 2 ^ (i - 1), gap) end
+    check_waits({ FIRST_WAIT, FIRST_WAIT * 2 }, { { at = "connect", ["end"] = "reset", times = 2 } }, { retries = 2 },
+      "connect")
   end)
 
   it("is that of Retry-After in seconds", function()
-    stub:plan { status = 429, headers = retry_after "1" }
-    assert(fetch { retries = 1 })
-    local gap = read_gaps()[1]
-    assert.is_true(gap >= 0.99, ("waited only %.3f s"):format(gap))
-    assert_waited(1, gap)
+    check_waits({ 1 }, { { status = 429, headers = retry_after "1" } }, { retries = 1 })
+    assert.is_true(read_gaps()[1] >= 0.99)
   end)
 
   it("is that of Retry-After as a date", function()
-    stub:plan { status = 503, headers = retry_after(format_date(os.time() + 2)) }
+    stub:plan { status = 503, headers = retry_after(format_date(DATE + 1)), date = format_date(DATE) }
     assert(fetch { retries = 1 })
-    local gap = read_gaps()[1]
-    assert.is_true(gap >= 0.9, ("waited only %.3f s"):format(gap))
-    if not under_valgrind then assert.is_true(gap <= 2 + NOISE, ("waited %.3f s"):format(gap)) end
+    assert.is_true(read_gaps()[1] >= 0.99)
   end)
 
   for _, value in ipairs { "0", "soon", "", "-5", format_date(0), "Sun, 99 Nov 1994 08:49:37 GMT" } do
     it(("is the usual one when Retry-After is %q"):format(value), function()
-      stub:plan { status = 503, headers = retry_after(value) }
-      assert(fetch { retries = 1 })
-      assert_waited(FIRST_WAIT, read_gaps()[1])
+      check_waits({ FIRST_WAIT }, { { status = 503, headers = retry_after(value) } }, { retries = 1 })
     end)
   end
 end)
@@ -314,29 +331,31 @@ describe("a Retry-After that does not fit in the time left", function()
 
       it(("returns a %d at once and is in the details: %s"):format(status, what), function()
         stub:plan { status = status, headers = retry_after(value), date = case.date }
-        local started = testkit.monotonic()
-        local _, details = fail(status == 429 and "rate_limited" or "server_error", { retries = 2 })
+        local _, details = fail(status == 429 and "rate_limited" or "server_error", { retries = 2, timeout = 50 })
         assert.equal(seconds, details.retry_after)
         if math.type then assert.equal("integer", math.type(details.retry_after)) end
         assert.is_true(details.retryable)
         assert.equal(1, details.attempts)
         assert.equal(1, #stub:requests())
-        if not under_valgrind then assert.is_true(testkit.monotonic() - started < 5) end
       end)
     end
   end
 
   it("counts by this machine's clock when there is no Date", function()
-    stub:plan { status = 503, headers = retry_after(format_date(os.time() + 60)), date = false }
+    stub:plan { status = 503, headers = retry_after(format_date(os.time() + 3600)), date = false }
     local _, details = fail("server_error", { retries = 2 })
-    assert.is_true(details.retry_after > 50 and details.retry_after <= 60)
+    assert.is_true(details.retry_after > 3000 and details.retry_after <= 3600)
   end)
 
   it("is judged by the time that is left, not by the timeout", function()
-    stub:plan({ status = 503, headers = retry_after "1" }, { status = 503, headers = retry_after "2" })
-    local _, details = fail("server_error", { timeout = 2.9, retries = 5 })
-    assert.equal(2, details.attempts)
-    assert.equal(2, details.retry_after)
+    timing.try(function(scale)
+      stub:reset()
+      stub:plan({ status = 503, headers = retry_after "1" },
+        { status = 503, headers = retry_after(("%d"):format(scale + 1)) })
+      local _, details = fail("server_error", { timeout = 1.9 + scale, retries = 5 })
+      assert.equal(2, details.attempts)
+      assert.equal(scale + 1, details.retry_after)
+    end)
   end)
 end)
 
@@ -347,27 +366,37 @@ describe("the timeout", function()
   end
 
   it("is over all attempts and waits together", function()
-    refuse_always { status = 503 }
-    local started = testkit.monotonic()
-    local _, details = fail("server_error", { timeout = 1, retries = 100 })
-    assert.is_true(testkit.monotonic() - started <= 1.1)
-    assert.equal(3, details.attempts) -- at 0, 0.25 and 0.75 s; the next would be at 1.75 s
+    timing.try(function()
+      stub:reset()
+      refuse_always { status = 503 }
+      local started = testkit.monotonic()
+      local _, details = fail("server_error", { timeout = 1, retries = 100 })
+      assert.is_true(testkit.monotonic() - started <= 1.1)
+      assert.equal(3, details.attempts) -- at 0, 0.25 and 0.75 s; the next would be at 1.75 s
+    end)
   end)
 
   it("ends a later attempt", function()
-    stub:plan({ status = 503 }, { ["end"] = "hold", raw = "" })
-    local started = testkit.monotonic()
-    local _, details = fail("timeout", { timeout = 0.7, retries = 100 })
-    local elapsed = testkit.monotonic() - started
-    assert.is_true(elapsed >= 0.69 and elapsed <= 0.7 * 1.1 + NOISE, ("took %.3f s"):format(elapsed))
-    assert.equal(2, details.attempts)
+    timing.try(function(scale)
+      local limit = 0.5 * scale
+      stub:reset()
+      stub:plan({ status = 503 }, { ["end"] = "hold", raw = "" })
+      local started = testkit.monotonic()
+      local _, details = fail("timeout", { timeout = limit, retries = 100 })
+      local elapsed = testkit.monotonic() - started
+      assert.is_true(elapsed >= limit - 0.01 and elapsed <= limit * 1.1 + NOISE, ("took %.3f s"):format(elapsed))
+      assert.equal(2, details.attempts)
+    end)
   end)
 
   it("of a request is that request's alone", function()
-    local client = icptoken.new(cases.options(stub))
-    stub:plan({ ["end"] = "hold", raw = "" }, { delay = { before = 0.4 } })
-    cases.check_failure("timeout", {}, client:fetch { timeout = 0.2 })
-    assert(client:fetch())
-    client:close()
+    timing.try(function(scale)
+      local client = icptoken.new(cases.options(stub))
+      stub:reset()
+      stub:plan({ ["end"] = "hold", raw = "" }, { delay = { before = 0.2 * scale } })
+      cases.check_failure("timeout", {}, client:fetch { timeout = 0.1 * scale })
+      assert(client:fetch())
+      client:close()
+    end)
   end)
 end)

@@ -7,16 +7,16 @@ local condition = require "cqueues.condition"
 local gate_methods = {}
 local gate_meta = { __index = gate_methods }
 
--- Until order.together requests with this order wait here.
-local function wait_for_others(self, order)
-	local group = self.groups[order]
+-- Until `count` requests whose orders say that number wait here.
+local function wait_for_others(self, count)
+	local group = self.groups[count]
 	if not group then
 		group = { arrived = 0, complete = condition.new() }
-		self.groups[order] = group
+		self.groups[count] = group
 	end
 	group.arrived = group.arrived + 1
-	if group.arrived >= order.together then
-		self.groups[order] = nil
+	if group.arrived >= count then
+		self.groups[count] = nil
 		group.arrived = math.huge
 		group.complete:signal()
 	end
@@ -31,7 +31,7 @@ function gate_methods:pass(request, order)
 	self.waiting = self.waiting + 1
 	request.waiting = self.waiting
 	if order.together then
-		wait_for_others(self, order)
+		wait_for_others(self, order.together)
 	end
 	if order.delay.before then
 		cqueues.sleep(order.delay.before)

@@ -27,7 +27,7 @@
 --                         end: close (close_notify and FIN), abort (FIN alone), reset (RST), hold (open and silent);
 --                         close after raw and cut when none is said; close_idle: the same as "end":"close"
 --   of its time           delay: {before, head (after the head), body (in its middle), drip (a byte), after}, seconds
---                         together: n; the answer waits until n requests with this order are there
+--                         together: n; the answer waits until n requests with the same n are there
 --   without end           endless: body, headers, interim, trailers; bytes (50 MB) after which it ends in good form
 --   "at":"connect"        the order is for the next connection instead: end, and delay.before, when its first bytes
 --                         (of the TLS handshake) have come
