@@ -62,6 +62,7 @@ build = {
     },
     ["icptoken.gateway"] = "lua/icptoken/gateway.lua",
     ["icptoken.gateway.answer"] = "lua/icptoken/gateway/answer.lua",
+    ["icptoken.gateway.challenge"] = "lua/icptoken/gateway/challenge.lua",
     ["icptoken.gateway.clock"] = "lua/icptoken/gateway/clock.lua",
     ["icptoken.gateway.credential"] = "lua/icptoken/gateway/credential.lua",
     ["icptoken.gateway.endpoint"] = "lua/icptoken/gateway/endpoint.lua",

@@ -8,6 +8,7 @@
 
 local icptoken = require "icptoken"
 local answer = require "icptoken.gateway.answer"
+local challenge_header = require "icptoken.gateway.challenge"
 local clock = require "icptoken.gateway.clock"
 local credential_reader = require "icptoken.gateway.credential"
 local flights = require "icptoken.gateway.flights"
@@ -180,14 +181,12 @@ local function observe_refusal(self)
   local challenge = read_challenge()
   if challenge and challenge.error == "insufficient_scope" then
     ngx.status = 403
-    ngx.header["WWW-Authenticate"] = nil
-    return
+    return challenge_header.replace(nil)
   end
   local is_refused = challenge and challenge.error == "invalid_token"
   if is_refused then drop_refused(self) end
   local scopes = compute_scope(self)
-  ngx.header["WWW-Authenticate"] =
-    answer.make_challenge(self.settings, scopes, is_refused and "invalid_token" or nil)
+  challenge_header.replace(answer.make_challenge(self.settings, scopes, is_refused and "invalid_token" or nil))
 end
 
 --- For header_filter_by_lua: replaces the challenge of every 401 by the gateway's own, forgets a token that the

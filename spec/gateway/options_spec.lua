@@ -2,13 +2,14 @@
 -- there are.
 
 local files = require "support.files"
+local nginx = require "support.nginx"
 local options_reader = require "icptoken.gateway.options"
 
 local CONFIGURATION = [[
 daemon off;
 pid @DIR@/nginx.pid;
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+load_module @MODULES@/ndk_http_module.so;
+load_module @MODULES@/ngx_http_lua_module.so;
 events {}
 http {
   client_body_temp_path @DIR@/body;
@@ -38,7 +39,7 @@ describe("the options of a gateway", function()
 
   -- Starts nginx with this in init_by_lua, where it ends. Gives why: "accepted", or a line of the gateway's.
   local function try(lua, dict)
-    local values = { DIR = dir, ROOT = root, LUA = lua .. ' error("accepted", 0)',
+    local values = { DIR = dir, ROOT = root, MODULES = nginx.MODULES, LUA = lua .. ' error("accepted", 0)',
       DICT = dict or "lua_shared_dict icptoken 1m;" }
     files.write(dir .. "/nginx.conf", (CONFIGURATION:gsub("@(%u+)@", values)))
     local output = capture(("timeout 20 nginx -p %s -c %s/nginx.conf -e stderr 2>&1; echo $?"):format(dir, dir))

@@ -1,5 +1,8 @@
 -- A real nginx of a spec's own: its configuration, its directory, its processes. It runs in the foreground as a child
 -- of this process, so nothing is left behind when a spec dies; the master ends its workers.
+--
+-- The program is the first `nginx` on PATH, and its modules are those of Debian. To try another build, put its
+-- directory first on PATH, name the directory of its modules in NGINX_MODULES, and add its resty.core to LUA_PATH.
 
 local files = require "support.files"
 local socket = require "socket"
@@ -9,12 +12,13 @@ local nginx = {}
 local nginx_methods = {}
 local nginx_meta = { __index = nginx_methods }
 
+local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
 local START_SECONDS = 30
 local STOP_SECONDS = 20
 local ATTEMPTS = 5
 
 -- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else.
--- @DIR@ is the directory, @ROOT@ this repository, @PORT…@ a free port.
+-- @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
 local MAIN = [[
 daemon off;
 user root;
@@ -22,8 +26,8 @@ master_process on;
 worker_processes %d;
 pid @DIR@/nginx.pid;
 error_log @DIR@/error.log %s;
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+load_module @MODULES@/ndk_http_module.so;
+load_module @MODULES@/ngx_http_lua_module.so;
 %s
 events { worker_connections 8192; }
 http {
@@ -47,6 +51,9 @@ local function make_directory()
   return dir, root
 end
 
+--- The directory of nginx's modules.
+nginx.MODULES = MODULES
+
 --- A port that is free now.
 function nginx.find_free_port()
   local server = assert(socket.bind("127.0.0.1", 0))
@@ -57,7 +64,7 @@ end
 
 -- Each @PORT…@ becomes one free port, the same wherever the name stands again.
 local function fill_in(self, text)
-  text = text:gsub("@DIR@", self.dir):gsub("@ROOT@", self.root)
+  text = text:gsub("@DIR@", self.dir):gsub("@ROOT@", self.root):gsub("@MODULES@", MODULES)
   return (text:gsub("@(PORT%w*)@", function(name)
     self.ports[name] = self.ports[name] or nginx.find_free_port()
     return tostring(self.ports[name])
