@@ -1,5 +1,7 @@
 -- docker's and skopeo's own ways through the gateway to a real registry, with either challenge. docker itself is not
 -- needed here: its steps are those of https://distribution.github.io/distribution/spec/auth/token/ and .../spec/api/.
+-- How skopeo fared is told by its exit status and by what reached the registry and the cluster: its words change from
+-- version to version.
 
 package.path = "examples/nginx/?.lua;" .. package.path
 
@@ -22,9 +24,8 @@ local SKOPEO_SECONDS = 60
 -- docker and skopeo go to `realm`, which is the gateway's own, where the challenge is Bearer.
 local LOGIN = [[location = /token { content_by_lua_block { gateway:login() } }]]
 local CHALLENGES = {
-  basic = { gateway = {}, wrong_password = "unauthorized: the credential was refused or has ended: log in again" },
-  bearer = { gateway = { challenge = "bearer", realm = "http://127.0.0.1:@PORT@/token" }, locations = LOGIN,
-    wrong_password = "unable to retrieve auth token: invalid username/password: unauthorized: the credential was" },
+  basic = { gateway = {} },
+  bearer = { gateway = { challenge = "bearer", realm = "http://127.0.0.1:@PORT@/token" }, locations = LOGIN },
 }
 
 local directory, stub, registry, pushed
@@ -232,9 +233,8 @@ for _, name in ipairs { "basic", "bearer" } do
       assert.is_true(ok, output)
       assert.is_true(image.is_same(pushed.contents, place))
       assert(run_skopeo("delete", "--authfile", authfile, "--tls-verify=false", name_image(gate, repository)))
-      ok, output = inspect(gate, authfile, repository)
-      assert.is_false(ok)
-      assert.matches("manifest unknown", output, 1, true)
+      assert.is_false(inspect(gate, authfile, repository))
+      assert.equal(404, ask(gate, "GET", "/v2/" .. repository .. "/manifests/1", log_in(gate, name)).status)
     end)
 
     it("lets skopeo mount a layer that it has pushed to another repository", function()
@@ -261,41 +261,50 @@ for _, name in ipairs { "basic", "bearer" } do
       end
     end)
 
-    it("has skopeo say that the password is wrong", function()
-      local ok, output = inspect(gate, write_authfile(gate, "admin", "wrong"), name .. "/any")
-      assert.is_false(ok)
-      assert.matches(kind.wrong_password, output, 1, true)
-      ok, output = run_skopeo("login", "--authfile", directory .. "/login.json", "--tls-verify=false", "-u", "admin",
-        "-p", "wrong", "127.0.0.1:" .. gate.port)
-      assert.is_false(ok)
-      assert.matches("invalid username/password", output, 1, true)
+    it("lets skopeo read nothing with a wrong password", function()
+      local repository = name .. "/guarded"
+      assert(push_image(gate, write_authfile(gate, "admin", "admin"), repository))
+      stub:reset()
+      assert.is_false(inspect(gate, write_authfile(gate, "admin", "wrong"), repository))
+      assert.is_true(#stub:requests() > 0)
+      for _, request in ipairs(stub:requests()) do
+        if name == "bearer" then
+          assert.equal(LOGIN_PATH, request.path)
+        else
+          assert.equal(to_basic("admin", "wrong"), stub_client.header(request, "Authorization"))
+        end
+      end
     end)
 
-    it("takes skopeo's log-in", function()
-      local ok, output = run_skopeo("login", "--authfile", directory .. "/login.json", "--tls-verify=false", "-u",
-        "admin", "-p", "admin", "127.0.0.1:" .. gate.port)
-      assert.is_true(ok, output)
-      assert.matches("Login Succeeded!", output, 1, true)
+    it("takes skopeo's log-in with the right password only", function()
+      for password, is_right in pairs { admin = true, wrong = false } do
+        local authfile = directory .. "/login.json"
+        os.remove(authfile)
+        local ok, output = run_skopeo("login", "--authfile", authfile, "--tls-verify=false", "-u", "admin",
+          "-p", password, "127.0.0.1:" .. gate.port)
+        assert.equal(is_right, ok, output)
+        local logins = is_right and cjson.decode(files.read(authfile)).auths or {}
+        assert.equal(is_right, logins["127.0.0.1:" .. gate.port] ~= nil)
+      end
     end)
 
-    it("has skopeo say that there is no credential", function()
-      local ok, output = run_skopeo("inspect", "--no-creds", "--tls-verify=false", name_image(gate, name .. "/any"))
-      assert.is_false(ok)
-      assert.matches("unauthorized: ", output, 1, true)
+    it("lets skopeo read nothing without a credential", function()
+      local repository = name .. "/guarded"
+      assert(push_image(gate, write_authfile(gate, "admin", "admin"), repository))
+      stub:reset()
+      assert.is_false(run_skopeo("inspect", "--no-creds", "--tls-verify=false", name_image(gate, repository)))
+      assert.equal(0, #stub:requests())
     end)
   end)
 end
 
--- An order for the stub; the status of the gateway's answer; what skopeo says of it when it reads and when it pushes.
+-- An order for the stub, and the status of the gateway's answer.
 local FAILURES = {
-  { "fails", { status = 500 }, 502, "received unexpected HTTP status: 502 Bad Gateway", "502 (Bad Gateway)" },
-  { "sends nonsense", { body = "<html>" }, 502, "received unexpected HTTP status: 502 Bad Gateway",
-    "502 (Bad Gateway)" },
-  { "is overloaded", { status = 503, headers = { { "Retry-After", "7" } } }, 503,
-    "received unexpected HTTP status: 503 Service Temporarily Unavailable", "503 (Service Unavailable)" },
-  { "forbids it", { status = 403 }, 403, "denied: requested access to the resource is denied", "403 (Forbidden)" },
-  { "hangs", { delay = { before = 60 } }, 504, "received unexpected HTTP status: 504 Gateway Time-out",
-    "504 (Gateway Timeout)" },
+  { "fails", { status = 500 }, 502 },
+  { "sends nonsense", { body = "<html>" }, 502 },
+  { "is overloaded", { status = 503, headers = { { "Retry-After", "7" } } }, 503 },
+  { "forbids it", { status = 403 }, 403 },
+  { "hangs", { delay = { before = 60 } }, 504 },
 }
 
 local function plan_forever(path, order)
@@ -312,30 +321,38 @@ describe("when the token endpoint", function()
     hasty = start_gateway { timeout = 1 }
   end)
 
+  local function list_repositories()
+    return cjson.decode(ask(patient, "GET", "/v2/_catalog", to_basic("admin", "admin")).body).repositories
+  end
+
   for i, failure in ipairs(FAILURES) do
-    local what, order, status, when_read, when_pushed = unpack(failure)
-    it(("%s, skopeo says '%s'"):format(what, when_read), function()
+    local what, order, status = unpack(failure)
+    it(("%s, skopeo fails and pushes nothing, for the answer is %d"):format(what, status), function()
       local gate = status == 504 and hasty or patient
       local authfile = write_authfile(gate, "admin", "admin")
+      local readable, pushable = "failing/read" .. i, "failing/pushed" .. i
+      push_steps(patient, to_basic("admin", "admin"), readable)
+      local before = list_repositories()
       plan_forever(TOKEN_PATH, order)
       local target = ("/v2/failing/http%d/manifests/1"):format(i)
       assert.equal(status, ask(gate, "GET", target, to_basic("admin", "admin")).status)
-      local ok, output = inspect(gate, authfile, "failing/read" .. i)
-      assert.is_false(ok)
-      assert.matches(when_read, output, 1, true)
-      ok, output = push_image(gate, authfile, "failing/pushed" .. i)
-      assert.is_false(ok)
-      assert.matches(when_pushed, output, 1, true)
+      assert.is_false(inspect(gate, authfile, readable))
+      assert.is_false(push_image(gate, authfile, pushable))
+      stub:reset()
+      assert.same(before, list_repositories())
     end)
   end
 
   it("asks for patience, skopeo comes back as told and goes on", function()
+    local authfile = write_authfile(patient, "admin", "admin")
+    push_steps(hasty, to_basic("admin", "admin"), "patient/image")
+    stub:reset()
     stub:plan { path = TOKEN_PATH, status = 429, headers = { { "Retry-After", "1" } } }
-    local started = testkit.monotonic()
-    local _, output = inspect(patient, write_authfile(patient, "admin", "admin"), "patient/any")
-    assert.matches("manifest unknown", output, 1, true)
-    assert.equal(2, #stub:requests())
-    assert.is_true(testkit.monotonic() - started >= 1)
+    local ok, output = inspect(patient, authfile, "patient/image")
+    assert.is_true(ok, output)
+    local requests, scopes = stub:requests(), list_scopes()
+    assert.same({ "repository:patient/image:pull", "repository:patient/image:pull" }, scopes)
+    assert.is_true(requests[2].time - requests[1].time >= 1)
   end)
 
   it("is well again, skopeo does not notice that it was not", function()
@@ -392,11 +409,13 @@ describe("the gateway's own token service", function()
     assert.equal("GET", answer.headers.allow)
   end)
 
-  it("has skopeo say that the identity provider fails", function()
+  it("lets skopeo read nothing while the identity provider fails", function()
+    local authfile = write_authfile(gate, "admin", "admin")
+    assert(push_image(gate, authfile, "bearer/guarded"))
     plan_forever(LOGIN_PATH, { status = 500 })
     assert.equal(502, ask_token(to_basic("admin", "admin")).status)
-    local ok, output = inspect(gate, write_authfile(gate, "admin", "admin"), "bearer/any")
-    assert.is_false(ok)
-    assert.matches("Requesting bearer token: invalid status code from registry 502 (Bad Gateway)", output, 1, true)
+    assert.is_false(inspect(gate, authfile, "bearer/guarded"))
+    stub:reset()
+    assert.is_true(inspect(gate, authfile, "bearer/guarded"))
   end)
 end)
