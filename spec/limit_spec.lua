@@ -264,14 +264,12 @@ describe("a name lookup that hangs", function()
   ]]
   -- The state that loads the module ends with its thread, the process goes on.
   local FETCH_IN_THREAD = [[
-    local thread = require "cqueues.thread"
-    local function fetch(_, path, cpath, host)
-      package.path, package.cpath = path, cpath
-      assert(not require "icptoken".fetch { host = host, anonymous = true, timeout = 0.001, retries = 0 })
-    end
-    for i = 1, tonumber(arg[2]) do
-      assert(thread.start(fetch, package.path, package.cpath, arg[1])):join()
-    end
+    local testkit = require "testkit"
+    local code = ([=[
+      package.path, package.cpath = %q, %q
+      assert(not require "icptoken".fetch { host = %q, anonymous = true, timeout = 0.001, retries = 0 })
+    ]=]):format(package.path, package.cpath, arg[1])
+    for i = 1, tonumber(arg[2]) do assert(testkit.run_in_thread(code)) end
     for line in io.lines "/proc/self/maps" do
       local library = line:match "/([^/]*%.so[^/]*)$"
       if library and (library:match "^icptoken" or library:match "^libcurl") then print(library) end

@@ -1,5 +1,5 @@
 /* testkit: what the specs need and Lua lacks: allocators that fail on order (Lua's and libcurl's),
-   processes, signals, and what the kernel says of this process. Linux, all five runtimes.
+   processes, signals, and what the kernel says of this process. Linux, all runtimes.
    Not part of icptoken. It owns nothing past a call but libcurl's allocation counters. */
 
 #include <curl/curl.h>
@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <lualib.h>
 
 #if LUA_VERSION_NUM == 501
 #define lua_rawlen lua_objlen
@@ -433,6 +436,31 @@ static int testkit_monotonic(lua_State *L) {
   return 1;
 }
 
+static void *run_state(void *code) {
+  lua_State *L = luaL_newstate();
+  void *ok = NULL;
+  if (L == NULL) return NULL;
+  luaL_openlibs(L);
+  if (luaL_dostring(L, (const char *)code) == 0)
+    ok = code;
+  else
+    fprintf(stderr, "%s\n", lua_tostring(L, -1));
+  lua_close(L);
+  return ok;
+}
+
+/* run_in_thread(code): runs a string of Lua in a new state in a new thread, and closes that state.
+   Gives whether it raised nothing; what it raised goes to stderr. */
+static int run_in_thread(lua_State *L) {
+  const char *code = luaL_checkstring(L, 1);
+  pthread_t thread;
+  void *ok = NULL;
+  int error = pthread_create(&thread, NULL, run_state, (void *)(uintptr_t)code);
+  if (error == 0) error = pthread_join(thread, &ok);
+  lua_pushboolean(L, error == 0 && ok != NULL);
+  return 1;
+}
+
 typedef void (*ClockShift)(const double seconds[3], bool stop);
 
 /* shift_clocks(wall, monotonic, boottime [, stop]): moves the clocks by so many seconds from their
@@ -556,6 +584,7 @@ static const luaL_Reg functions[] = {
     {"setenv", testkit_setenv},
     {"unsetenv", testkit_unsetenv},
     {"monotonic", testkit_monotonic},
+    {"run_in_thread", run_in_thread},
     {"shift_clocks", shift_clocks},
     {"sleep", testkit_sleep},
     {"mkfifo", testkit_mkfifo},
