@@ -574,7 +574,7 @@ describe("the memory of libcurl", function()
   -- Each handle of libcurl is some kilobytes, so that a few hundred that stay behind are well above what is allowed.
   for _, size in ipairs(SIZES) do
     for _, version in ipairs { "1.1", "2" } do
-      it(("grows with what is under way and not with %d requests, with HTTP/%s%s"):format(3 * size[1], version, size[2]),
+      it(("grows with what is under way, not with %d requests, with HTTP/%s%s"):format(3 * size[1], version, size[2]),
         function()
           local client = open { parallel = 8, http_version = version }
           stub:plan { token = "abc.def-123", times = "forever" }

@@ -25,7 +25,7 @@ local new = icptoken.new
 
 local function watch(client)
   local watched, ends = {}, 0
-  -- The process may be held up at any time, so a token is judged by the time before the call, and none by that after it.
+  -- The process may be held up at any time, so a token is judged by the time before the call, its lack by that after.
   local function judge(before, token, ...)
     local after = socket.gettime()
     if token then

@@ -39,7 +39,8 @@ local ORDER_FIELDS = {
 	framing = one_of("length", "chunked", "close"),
 	raw = of_type "string", raw64 = of_type "string", cut = is_count,
 	["end"] = one_of("close", "abort", "reset", "hold"),
-	together = is_count, delay = of_type "table", endless = one_of("body", "headers", "interim", "trailers"), bytes = is_count,
+	together = is_count, delay = of_type "table",
+	endless = one_of("body", "headers", "interim", "trailers"), bytes = is_count,
 	redirect = of_type "string", keep_alive = of_type "boolean", close_idle = of_type "boolean",
 }
 
