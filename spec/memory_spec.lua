@@ -131,7 +131,7 @@ describe("when memory runs out", function()
     local client = assert(icptoken.new(options))
     fetch_well(client)
     local request = { scope = { "repository:x/y:pull,push", "registry:catalog:*" },
-      username = icp.username, password = icp.password, account = "me", timeout = 5 }
+      username = icp.username, password = icp.password, account = "me", timeout = 60 }
     return function() return client:fetch(request) end,
       function(token)
         if token then assert_token(token) end

@@ -82,7 +82,7 @@ local function assert_hidden(what, ...)
 end
 
 local function options(changes)
-  local all = { timeout = 5, retries = 0, cacert = stub.ca }
+  local all = { timeout = 60, retries = 0, cacert = stub.ca }
   if not changes.url then all.host, all.port = "localhost", stub.port end
   for name, value in pairs(changes) do all[name] = value or nil end
   return all
@@ -548,7 +548,7 @@ end)
 -- The options of a log-in over plain http, with a password that is in the set of secrets.
 local function login_options(changes)
   local all = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, LOGIN_PATH), username = "joe",
-    password = PASSWORD, timeout = 5, retries = 0 }
+    password = PASSWORD, timeout = 60, retries = 0 }
   for name, value in pairs(changes or {}) do all[name] = value or nil end
   return all
 end
@@ -561,7 +561,7 @@ local function fail_login_hidden(what, changes)
 end
 
 local function open_login_client()
-  return icptoken.new { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 5, retries = 0,
+  return icptoken.new { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 60, retries = 0,
     login = { username = "joe", password = PASSWORD } }
 end
 
