@@ -91,9 +91,17 @@ stub: ## run the fake ICP over HTTPS until Ctrl-C; STUB="--dir DIR --port N" kee
 	@scripts/setup demo
 	@luajit stub/icp.lua $(STUB)
 
-test: ## everything: specs on five runtimes, sanitizers, valgrind, lint
+test: ## what a change waits for: the specs on all runtimes, the gateway's, lint
 	@scripts/setup test
 	@scripts/test
+
+test-deep: ## what takes long: sanitizers, valgrind, fuzzing, the rock, other architectures
+	@scripts/setup test-deep
+	@scripts/test-deep
+
+test-on: ## the demos and make test in a clean root: RELEASE=bookworm|trixie|forky|sid; or specs with ARCH=s390x|i386|...
+	@scripts/setup $(if $(ARCH),test-arch '$(ARCH)',test-on)
+	@$(if $(ARCH),scripts/test-arch '$(ARCH)',scripts/test-on '$(RELEASE)')
 
 spec: ## the specs on $(LUA) alone; SPEC=file for one of them
 	@scripts/specs plain $(LUA) $(SPEC)
@@ -113,7 +121,7 @@ valgrind-gateway: ## a short load on nginx with the hook, under valgrind
 fuzz: ## fuzz each parser for FUZZ_SECONDS
 	@scripts/fuzz $(FUZZ_SECONDS)
 
-lint: ## compilers, clang-tidy, cppcheck, clang-format, luacheck, luarocks lint
+lint: ## compilers, clang-tidy, cppcheck, clang-format, luacheck, shellcheck, luarocks lint
 	@scripts/lint
 
 format: ## put the C sources into the project's format
@@ -143,5 +151,5 @@ clean: ## remove build/, and what LuaRocks built here
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
-.PHONY: all for-specs setup demo run-demo demo-gateway run-demo-gateway stub test spec asan valgrind \
+.PHONY: all for-specs setup demo run-demo demo-gateway run-demo-gateway stub test test-deep test-on spec asan valgrind \
   valgrind-gateway fuzz lint format bench bench-gateway install uninstall clean help

@@ -1,0 +1,29 @@
+# What scripts/test and scripts/test-deep share; both source it with bash.
+# shellcheck shell=bash
+
+# Files whose subject is C code that does not depend on the runtime, and that take long.
+COSTLY='spec/memory_spec.lua spec/batch_spec.lua spec/daemon_spec.lua spec/truncation_spec.lua spec/limit_spec.lua
+  spec/retry_spec.lua'
+runtimes=$(scripts/list-runtimes)
+
+is_costly() { # file
+  local file
+  for file in $COSTLY; do
+    [ "$file" != "$1" ] || return 0
+  done
+  return 1
+}
+
+# Jobs that share a build directory would disturb each other, so everything is built before. BUILT tells scripts/specs.
+build_specs() { # variables for make
+  local cores
+  cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+  # shellcheck disable=SC2086 # one word a runtime
+  printf '%s\n' $runtimes | xargs -I{} make --no-print-directory -s -j"$cores" for-specs LUA={} "$@" && export BUILT=1
+}
+
+fail_build() { # part
+  mkdir -p "build/$1"
+  echo '0 passed, 1 failed' | tee "build/$1/total"
+  exit 1
+}
