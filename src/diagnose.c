@@ -1,6 +1,6 @@
 /* diagnose.c - from libcurl's view of a transfer to a failure that tells a person what to do.
- * libcurl's own text is used for TLS only, and scrubbed: elsewhere it may quote a proxy's password.
- */
+ * Nothing is decided by libcurl's own text, which changes from version to version. It is shown for
+ * TLS only, and scrubbed: elsewhere it may quote a proxy's password. */
 #include "diagnose.h"
 
 #include <errno.h>
@@ -8,32 +8,27 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "route.h"
+
 /* OpenSSL's X509_V_ERR_* numbers, which CURLINFO_SSL_VERIFYRESULT passes on. */
 enum {
+  VERIFY_OK = 0,
+  VERIFY_UNSPECIFIED = 1, /* what libcurl begins with */
   VERIFY_ISSUER_UNKNOWN = 2,
   VERIFY_NOT_YET_VALID = 9,
   VERIFY_EXPIRED = 10,
   VERIFY_SELF_SIGNED = 18,
   VERIFY_SELF_SIGNED_IN_CHAIN = 19,
   VERIFY_ISSUER_NOT_LOCAL = 20,
-  VERIFY_LEAF_ALONE = 21
+  VERIFY_LEAF_ALONE = 21,
+  VERIFY_OTHER_HOST = 62,
+  VERIFY_OTHER_ADDRESS = 64
 };
 
 static long info_long(const struct transfer *transfer, CURLINFO what) {
   long value = 0;
   curl_easy_getinfo(transfer->easy, what, &value);
   return value;
-}
-
-/* Microseconds until a stage was reached; 0 when it was not. */
-static curl_off_t info_time(const struct transfer *transfer, CURLINFO what) {
-  curl_off_t value = 0;
-  curl_easy_getinfo(transfer->easy, what, &value);
-  return value;
-}
-
-static bool says(const struct transfer *transfer, const char *words) {
-  return strstr(transfer->error, words) != NULL;
 }
 
 static const char *explain_errno(long number) {
@@ -56,32 +51,15 @@ static const char *explain_errno(long number) {
   }
 }
 
-/* Does libcurl's text say that another host than the endpoint was called? */
-static bool names_other_host(const struct transfer *transfer, const struct circumstances *about) {
-  static const char words[] = "connect to ";
-  const char *host = about->endpoint->authority.data;
-  const char *named = strstr(transfer->error, words);
-  if (named == NULL) return false;
-  if (*host == '[') host++;
-  size_t length = strlen(host) - strlen(strrchr(host, ':'));
-  if (host[length - 1] == ']') length--;
-  named += sizeof words - 1;
-  return strncmp(named, host, length) != 0 || named[length] != ' ';
-}
-
-/* Was a proxy called? It was when the port or the name was not the endpoint's, or when no address
- * was reached although a proxy is set. */
-static bool called_proxy(const struct transfer *transfer, const struct circumstances *about) {
-  int port = transfer->opener.last_port;
-  if (port == 0) return about->settings->proxy != NULL && about->settings->proxy[0] != '\0';
-  return port != about->endpoint->port || names_other_host(transfer, about);
+static bool used_proxy(const struct transfer *transfer, const struct circumstances *about) {
+  return route_used_proxy(transfer, about->settings, about->endpoint);
 }
 
 /* Who failed to agree on TLS: before the tunnel is there it is the proxy. */
 static const char *tls_peer(const struct transfer *transfer, const struct circumstances *about) {
-  bool proxy =
-      info_long(transfer, CURLINFO_PROXY_SSL_VERIFYRESULT) != 0 ||
-      (info_long(transfer, CURLINFO_HTTP_CONNECTCODE) == 0 && called_proxy(transfer, about));
+  bool tunnel = transfer->ready || info_long(transfer, CURLINFO_HTTP_CONNECTCODE) != 0;
+  bool proxy = info_long(transfer, CURLINFO_PROXY_SSL_VERIFYRESULT) != 0 ||
+               (!tunnel && used_proxy(transfer, about));
   return proxy ? "the proxy on the way to " : "";
 }
 
@@ -89,7 +67,7 @@ static void diagnose_connect(const struct transfer *transfer, const struct circu
                              struct failure *failure) {
   const char *why = explain_errno(info_long(transfer, CURLINFO_OS_ERRNO));
   const char *where = about->endpoint->authority.data;
-  if (called_proxy(transfer, about))
+  if (used_proxy(transfer, about))
     failure_set(failure, FAILURE_PROXY, true, "cannot connect to the proxy on the way to %s: %s",
                 where, why);
   else
@@ -108,17 +86,18 @@ static bool diagnose_tunnel(const struct transfer *transfer, const struct circum
   return true;
 }
 
-/* A transfer that waits for the HTTP/2 connection of another one has no lookup of its own. */
+/* A transfer that has opened no socket is still looking its name up, unless it waits for the HTTP/2
+ * connection of another one. */
 bool diagnose_lookup_timed_out(const struct transfer *transfer, const struct circumstances *about) {
   bool may_have_waited = about->shared && strcmp(about->settings->http_version, "2") == 0;
-  return transfer->result == CURLE_OPERATION_TIMEDOUT && !may_have_waited &&
-         info_time(transfer, CURLINFO_NAMELOOKUP_TIME_T) == 0;
+  return transfer->result == CURLE_OPERATION_TIMEDOUT && !may_have_waited && !transfer->ready &&
+         transfer->opener.last_port == 0;
 }
 
 static void diagnose_timeout(const struct transfer *transfer, const struct circumstances *about,
                              struct failure *failure) {
   const char *where = about->endpoint->authority.data;
-  bool connected = info_time(transfer, CURLINFO_PRETRANSFER_TIME_T) > 0;
+  bool connected = transfer->ready;
   int64_t limit_ms = connected ? about->timeout_ms : about->settings->connect_timeout_ms;
   double limit = (double)(limit_ms < about->timeout_ms ? limit_ms : about->timeout_ms) / 1000;
   if (diagnose_lookup_timed_out(transfer, about))
@@ -165,10 +144,15 @@ static void diagnose_certificate(const struct transfer *transfer, const struct c
   case VERIFY_LEAF_ALONE:
     explain_chain(about->settings, mend, sizeof mend);
     break;
+  case VERIFY_OK: /* no fault in the chain, so it is the name that does not match */
+  case VERIFY_UNSPECIFIED:
+  case VERIFY_OTHER_HOST:
+  case VERIFY_OTHER_ADDRESS:
+    snprintf(mend, sizeof mend,
+             "; use a name that the certificate holds as host, and resolve to say where it is");
+    break;
   default:
-    if (says(transfer, "match"))
-      snprintf(mend, sizeof mend,
-               "; use a name that the certificate holds as host, and resolve to say where it is");
+    break;
   }
   failure_set(failure, FAILURE_TLS, false, "cannot verify the certificate of %s%s: %s%s",
               tls_peer(transfer, about), about->endpoint->authority.data,
@@ -207,25 +191,26 @@ static void diagnose_pin(const struct circumstances *about, struct failure *fail
                 about->endpoint->authority.data);
 }
 
+/* What a person can do about a handshake that one side refused to go on with. */
+static const char *explain_refusal(const struct handshake *handshake) {
+  if (handshake->foreign) return "; is there a TLS service at that port?";
+  if (handshake->alert_received == ALERT_PROTOCOL_VERSION ||
+      handshake->alert_sent == ALERT_PROTOCOL_VERSION)
+    return "; the server speaks no TLS version that tls_min allows";
+  if (handshake->alert_received == ALERT_CERTIFICATE_REQUIRED ||
+      handshake->alert_received == ALERT_HANDSHAKE_FAILURE ||
+      handshake->alert_received == ALERT_BAD_CERTIFICATE)
+    return "; if the server wants a client certificate, pass cert and key";
+  return "";
+}
+
 static void diagnose_handshake(const struct transfer *transfer, const struct circumstances *about,
                                struct failure *failure) {
   char sample[SCRUB_SIZE];
-  const char *mend = "";
-  if (says(transfer, "wrong version number"))
-    mend = "; is there a TLS service at that port?";
-  else if (says(transfer, "protocol version") || says(transfer, "unsupported protocol"))
-    mend = "; the server speaks no TLS version that tls_min allows";
-  else if (says(transfer, "certificate required") || says(transfer, "handshake failure"))
-    mend = "; if the server wants a client certificate, pass cert and key";
   failure_set(failure, FAILURE_TLS, false, "cannot agree on TLS with %s%s: %s%s",
               tls_peer(transfer, about), about->endpoint->authority.data,
-              scrub_sample(about->secrets, transfer->error, strlen(transfer->error), sample), mend);
-}
-
-/* libcurl has one code for a TLS handshake that failed and for one that was cut off; OpenSSL's own
- * errors, alerts of the peer among them, are told by their "error:". */
-static bool is_tls_error(const struct transfer *transfer) {
-  return says(transfer, "error:") && !says(transfer, "unexpected eof");
+              scrub_sample(about->secrets, transfer->error, strlen(transfer->error), sample),
+              explain_refusal(&transfer->handshake));
 }
 
 static void diagnose_cut(const struct transfer *transfer, const struct circumstances *about,
@@ -279,6 +264,12 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
     failure_set(failure, FAILURE_TLS, false, "cannot read the CA file %s, or it holds no CA",
                 about->settings->cacert != NULL ? about->settings->cacert : "of this machine");
     break;
+  case CURLE_BAD_FUNCTION_ARGUMENT: /* what libcurl 8.22 says of a key that it cannot use */
+    if (about->settings->cert != NULL || about->settings->key != NULL)
+      diagnose_client_certificate(about, failure);
+    else
+      diagnose_cut(transfer, about, failure);
+    break;
   case CURLE_SSL_CERTPROBLEM:
     diagnose_client_certificate(about, failure);
     break;
@@ -288,7 +279,7 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
   case CURLE_USE_SSL_FAILED:
   case CURLE_RECV_ERROR:
   case CURLE_SEND_ERROR:
-    if (is_tls_error(transfer))
+    if (handshake_was_refused(&transfer->handshake))
       diagnose_handshake(transfer, about, failure);
     else
       diagnose_cut(transfer, about, failure);

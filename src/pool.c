@@ -9,6 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#if LIBCURL_VERSION_NUM < 0x081400 /* which may run with a newer libcurl */
+#define CURLMOPT_QUICK_EXIT ((CURLMoption)(CURLOPTTYPE_LONG + 21))
+#endif
+
 static bool record_socket(struct pool *pool, int fd) {
   if (pool->count == pool->capacity) {
     size_t capacity = pool->capacity == 0 ? 8 : pool->capacity * 2;
@@ -21,7 +25,7 @@ static bool record_socket(struct pool *pool, int fd) {
   return true;
 }
 
-static int address_port(const struct curl_sockaddr *address) {
+int pool_address_port(const struct curl_sockaddr *address) {
   if (address->family == AF_INET)
     return ntohs(((const struct sockaddr_in *)(const void *)&address->addr)->sin_port);
   if (address->family == AF_INET6)
@@ -32,6 +36,8 @@ static int address_port(const struct curl_sockaddr *address) {
 static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_sockaddr *address) {
   struct opener *opener = data;
   (void)purpose;
+  opener->last_port = pool_address_port(address);
+  curl_easy_setopt(opener->easy, CURLOPT_VERBOSE, 1L);
 #ifdef SOCK_CLOEXEC
   int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 #else
@@ -39,7 +45,6 @@ static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_s
   if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
 #endif
   if (fd < 0) return CURL_SOCKET_BAD;
-  opener->last_port = address_port(address);
   if (record_socket(opener->pool, fd)) return fd;
   close(fd);
   return CURL_SOCKET_BAD;
@@ -60,6 +65,9 @@ bool pool_open(struct pool *pool) {
   if (pool->multi == NULL) return false;
   curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, pool->kept);
   curl_multi_setopt(pool->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, pool->kept);
+  /* From 8.20 on the lookup threads belong to the multi handle, and freeing it would wait for one
+   * that hangs, and in a forked child for one that does not exist. Unknown before. */
+  curl_multi_setopt(pool->multi, CURLMOPT_QUICK_EXIT, 1L);
   pool->owner = getpid();
   return true;
 }
@@ -110,6 +118,7 @@ bool pool_adopt(struct pool *pool) {
 }
 
 CURLcode pool_attach(struct opener *opener, CURL *easy) {
+  opener->easy = easy;
   CURLcode code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
   if (!code) code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, opener);
   if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);

@@ -23,7 +23,8 @@ struct pool {
 /* What a handle opens its sockets with. It lives as long as the handle, the pool longer. */
 struct opener {
   struct pool *pool;
-  int last_port; /* of the address that was tried last */
+  CURL *easy;
+  int last_port; /* of the address that was tried last; 0 when none was */
 };
 
 /* False when memory is short. */
@@ -36,8 +37,13 @@ bool pool_is_foreign(const struct pool *pool);
  * under way. False when memory is short: the pool is then closed, and may be opened again. */
 bool pool_adopt(struct pool *pool);
 
-/* Tells an easy handle to open and close its sockets through the opener's pool. */
+/* Tells an easy handle to open and close its sockets through the opener's pool. Opening one also
+ * turns CURLOPT_VERBOSE on, without which libcurl does not show the TLS handshake to the handle's
+ * debug callback. */
 CURLcode pool_attach(struct opener *opener, CURL *easy);
+
+/* The port number of an address; 0 when it is not one of IPv4 or IPv6. */
+int pool_address_port(const struct curl_sockaddr *address);
 
 void pool_close(struct pool *pool);
 

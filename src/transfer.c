@@ -100,8 +100,8 @@ static size_t take_header(char *line, size_t size, size_t count, void *data) {
   if (length >= 5 && memcmp(line, "HTTP/", 5) == 0)
     begin_head(answer, line, length);
   else if (length > 0 && (line[0] == '\r' || line[0] == '\n'))
-    answer->head_complete = true;
-  else if (length > 0 && !answer->head_complete) /* what follows the body is a trailer */
+    answer->head_complete = line[length - 1] == '\n'; /* of a head cut off there may be a lone CR */
+  else if (length > 0 && !answer->head_complete)      /* what follows the body is a trailer */
     read_header(answer, line, length);
   return length;
 }
@@ -115,6 +115,20 @@ static size_t take_body(char *bytes, size_t size, size_t count, void *data) {
     return 0;
   }
   return buffer_append(&answer->body, bytes, length) ? length : 0;
+}
+
+static int take_debug(CURL *easy, curl_infotype type, char *bytes, size_t size, void *data) {
+  struct transfer *transfer = data;
+  (void)easy;
+  handshake_note(&transfer->handshake, type, bytes, size);
+  return 0;
+}
+
+static int take_readiness(void *data, char *peer, char *own, int peer_port, int own_port) {
+  struct transfer *transfer = data;
+  (void)peer, (void)own, (void)peer_port, (void)own_port;
+  transfer->ready = true;
+  return CURL_PREREQFUNC_OK;
 }
 
 static bool append_line(struct curl_slist **list, const char *line) {
@@ -163,6 +177,10 @@ static void set_behaviour(const struct setup *setup, struct transfer *transfer) 
   SET(setup, CURLOPT_HEADERDATA, transfer);
   SET(setup, CURLOPT_WRITEFUNCTION, take_body);
   SET(setup, CURLOPT_WRITEDATA, transfer);
+  SET(setup, CURLOPT_DEBUGFUNCTION, take_debug);
+  SET(setup, CURLOPT_DEBUGDATA, transfer);
+  SET(setup, CURLOPT_PREREQFUNCTION, take_readiness);
+  SET(setup, CURLOPT_PREREQDATA, transfer);
   SET(setup, CURLOPT_NOSIGNAL, 1L);
   SET(setup, CURLOPT_QUICK_EXIT, 1L); /* or a limit would wait for the name lookup's thread */
   SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
@@ -172,16 +190,49 @@ static void set_behaviour(const struct setup *setup, struct transfer *transfer) 
   SET(setup, CURLOPT_TCP_KEEPALIVE, 1L);
 }
 
-static void set_trust(const struct setup *setup, const struct settings *settings) {
-  if (settings->cacert != NULL || settings->capath != NULL) {
-    SET(setup, CURLOPT_CAINFO, settings->cacert);
-    if (settings->capath != NULL)
-      SET(setup, CURLOPT_CAPATH, settings->capath);
-    else /* unsets the one that is built in; a libcurl that knows none may refuse */
-      curl_easy_setopt(setup->easy, CURLOPT_CAPATH, NULL);
-    curl_easy_setopt(setup->easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* fails where there is none */
-    SET(setup, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* a resumed session would not look at the CA */
+/* A PEM file without a certificate, which OpenSSL takes all the same: an empty revocation list. It
+ * has no effect, as revocation is not checked. */
+static char trust_nobody[] = "-----BEGIN X509 CRL-----\n"
+                             "MIG5MGACAQEwCgYIKoZIzj0EAwIwITEfMB0GA1UEAwwWaWNwdG9rZW4gdHJ1c3Rz\n"
+                             "IG5vYm9keRcNNzAwMTAxMDAwMDAwWhcNNzAwMTAxMDAwMDAxWqAOMAwwCgYDVR0U\n"
+                             "BAMCAQEwCgYIKoZIzj0EAwIDSQAwRgIhANgbDUFEAYbazs2z64d5RCtiZuJGtYRf\n"
+                             "G6v5zpbC0GPJAiEAr4vUGM4nws2QKiRWTTJn48CzRLRnokHZ4HmqUn1LiJI=\n"
+                             "-----END X509 CRL-----\n";
+
+static bool is_openssl(CURL *easy) {
+  const struct curl_tlssessioninfo *info = NULL;
+  curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &info);
+  return info != NULL && info->backend == CURLSSLBACKEND_OPENSSL;
+}
+
+/* From 8.17 to 8.22 libcurl puts the default that is built in in the place of an option that is
+ * NULL. */
+static bool brings_default_back(void) {
+  unsigned version = curl_version_info(CURLVERSION_NOW)->version_num;
+  return version >= 0x081100 && version < 0x081700;
+}
+
+/* Makes cacert, capath or both replace the trust that is built into libcurl, which has one default
+ * for each. The one that was not given is set to something that trusts nobody: a directory that
+ * cannot exist, and a blob, which stands in the place of the file. */
+static void replace_trust(const struct setup *setup, const struct settings *settings) {
+  bool openssl = is_openssl(setup->easy);
+  if (!openssl && brings_default_back()) note_refusal(setup, CURLE_NOT_BUILT_IN, "CURLOPT_CAINFO");
+  SET(setup, CURLOPT_CAINFO, settings->cacert);
+  if (settings->cacert == NULL && openssl) {
+    struct curl_blob blob = {trust_nobody, sizeof trust_nobody - 1, CURL_BLOB_COPY};
+    SET(setup, CURLOPT_CAINFO_BLOB, &blob);
   }
+  if (settings->capath != NULL)
+    SET(setup, CURLOPT_CAPATH, settings->capath);
+  else /* a libcurl without a built-in directory may refuse */
+    curl_easy_setopt(setup->easy, CURLOPT_CAPATH, openssl ? "/dev/null" : NULL);
+  curl_easy_setopt(setup->easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* fails where there is none */
+  SET(setup, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* a resumed session would not look at the CA */
+}
+
+static void set_trust(const struct setup *setup, const struct settings *settings) {
+  if (settings->cacert != NULL || settings->capath != NULL) replace_trust(setup, settings);
   SET(setup, CURLOPT_SSL_VERIFYPEER, settings->insecure ? 0L : 1L);
   SET(setup, CURLOPT_SSL_VERIFYHOST, settings->insecure ? 0L : 2L);
   SET(setup, CURLOPT_SSLVERSION,
@@ -195,6 +246,17 @@ static void set_trust(const struct setup *setup, const struct settings *settings
   SET(setup, CURLOPT_KEYPASSWD, settings->key_password != NULL ? settings->key_password : "");
 }
 
+CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
+                            const struct endpoint *endpoint) {
+  /* a proxy would see the credential that goes over plain http, the environment's as well */
+  const char *proxy = endpoint->https ? settings->proxy : "";
+  CURLcode code = CURLE_OK;
+  if (proxy != NULL) code = curl_easy_setopt(easy, CURLOPT_PROXY, proxy);
+  if (!code && settings->no_proxy != NULL)
+    code = curl_easy_setopt(easy, CURLOPT_NOPROXY, settings->no_proxy);
+  return code;
+}
+
 static void set_network(const struct setup *setup, const struct endpoint *endpoint,
                         const struct settings *settings) {
   char agent[96];
@@ -204,11 +266,8 @@ static void set_network(const struct setup *setup, const struct endpoint *endpoi
                                                       : CURL_HTTP_VERSION_1_1));
   /* rather a stream on the first connection than a second one */
   if (strcmp(settings->http_version, "2") == 0) SET(setup, CURLOPT_PIPEWAIT, 1L);
-  if (!endpoint->https) /* a proxy would see the credential, the environment's as well */
-    SET(setup, CURLOPT_PROXY, "");
-  else if (settings->proxy != NULL)
-    SET(setup, CURLOPT_PROXY, settings->proxy);
-  if (settings->no_proxy != NULL) SET(setup, CURLOPT_NOPROXY, settings->no_proxy);
+  if (setup->problem->code == CURLE_OK)
+    note_refusal(setup, transfer_set_proxy(setup->easy, settings, endpoint), "CURLOPT_PROXY");
   snprintf(agent, sizeof agent, "icptoken/%s libcurl/%s", ICPTOKEN_VERSION,
            curl_version_info(CURLVERSION_NOW)->version);
   SET(setup, CURLOPT_USERAGENT, settings->user_agent != NULL ? settings->user_agent : agent);
@@ -285,7 +344,10 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   transfer_forget_answer(transfer);
   transfer->finished = false;
   transfer->result = CURLE_OK;
+  transfer->ready = false;
   transfer->error[0] = '\0';
+  transfer->handshake = (struct handshake){0};
+  if (transfer->opener.last_port != 0) curl_easy_setopt(transfer->easy, CURLOPT_VERBOSE, 0L);
   transfer->opener.last_port = 0;
   CURLcode code = set_url(transfer, url);
   if (code) return code;

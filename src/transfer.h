@@ -12,6 +12,7 @@
 #include "buffer.h"
 #include "date.h"
 #include "endpoint.h"
+#include "handshake.h"
 #include "pool.h"
 #include "settings.h"
 
@@ -49,6 +50,8 @@ struct transfer {
   int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
   bool active;                            /* libcurl has it in hand */
   bool finished;
+  bool ready; /* a connection, its TLS and its tunnel included, was there to send the request on */
+  struct handshake handshake; /* of the connections that were opened for it */
   CURLcode result;
   struct answer answer;
   char error[CURL_ERROR_SIZE];
@@ -65,6 +68,11 @@ struct transfer_problem {
  * the transfer may then only be closed. */
 bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
                    const struct settings *settings, struct transfer_problem *problem);
+
+/* Has a handle use the proxy that an endpoint is reached by: that of the options, else the
+ * environment's, or none. Returns what curl_easy_setopt returns. */
+CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
+                            const struct endpoint *endpoint);
 
 /* Makes requests from now on carry a copy of the "Authorization: …" line; an empty one means none.
  * False, and none is carried, when memory is short. */

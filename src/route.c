@@ -1,0 +1,59 @@
+/* route.c - whether an attempt went to a proxy or straight to the endpoint. */
+#include "route.h"
+
+#include <stdio.h>
+
+/* The lookups of a rehearsal: any name at either port has one address, which is never called. */
+enum { RULE_SIZE = 32 };
+
+static curl_socket_t note_port(void *data, curlsocktype purpose, struct curl_sockaddr *address) {
+  int *port = data;
+  (void)purpose;
+  *port = pool_address_port(address);
+  return CURL_SOCKET_BAD;
+}
+
+static struct curl_slist *map_ports(int first, int second) {
+  char rule[RULE_SIZE];
+  snprintf(rule, sizeof rule, "*:%d:127.0.0.1", first);
+  struct curl_slist *rules = curl_slist_append(NULL, rule);
+  snprintf(rule, sizeof rule, "*:%d:127.0.0.1", second);
+  struct curl_slist *both = rules == NULL ? NULL : curl_slist_append(rules, rule);
+  if (both == NULL) curl_slist_free_all(rules);
+  return both;
+}
+
+/* libcurl before 8.7 does not tell whether it used a proxy, and a proxy may have the endpoint's
+ * port number. So it is asked to connect to the endpoint's host at another port: a connection to
+ * the port that was called before is one to a proxy. Nothing is looked up and no socket is opened.
+ */
+static bool rehearse(int called, const struct settings *settings, const struct endpoint *endpoint) {
+  int other = called == 1 ? 2 : 1, port = other;
+  CURL *easy = curl_easy_init();
+  struct curl_slist *rules = map_ports(called, other);
+  if (easy != NULL && rules != NULL) {
+    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(easy, CURLOPT_URL, endpoint->shown.data);
+    curl_easy_setopt(easy, CURLOPT_PORT, (long)other);
+    curl_easy_setopt(easy, CURLOPT_RESOLVE, rules);
+    transfer_set_proxy(easy, settings, endpoint);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, note_port);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &port);
+    curl_easy_perform(easy);
+  }
+  curl_slist_free_all(rules);
+  if (easy != NULL) curl_easy_cleanup(easy);
+  return port == called;
+}
+
+bool route_used_proxy(const struct transfer *transfer, const struct settings *settings,
+                      const struct endpoint *endpoint) {
+  int called = transfer->opener.last_port;
+  if (called == 0 && settings->proxy != NULL && settings->proxy[0] != '\0') return true;
+  if (called != 0 && called != endpoint->port) return true;
+#if LIBCURL_VERSION_NUM >= 0x080700
+  long used = 0;
+  if (curl_easy_getinfo(transfer->easy, CURLINFO_USED_PROXY, &used) == CURLE_OK) return used != 0;
+#endif
+  return called != 0 && rehearse(called, settings, endpoint);
+}
