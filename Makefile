@@ -55,7 +55,9 @@ $(MODULE): $(OBJECTS)
 $(BUILD)/testkit.so: $(BUILD)/spec/support/testkit.o
 	$(CC) $(MODULE_LDFLAGS) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) -ldl
 
-build/slow_resolver.so build/clock_shift.so: build/%.so: spec/support/%.c
+PRELOADS := build/slow_resolver.so build/clock_shift.so build/moved_store.so
+
+$(PRELOADS): build/%.so: spec/support/%.c
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -D_GNU_SOURCE -fPIC -shared -Wall -Wextra $(CFLAGS) -o $@ $< -ldl
 
@@ -66,7 +68,7 @@ $(BUILD)/%.o: %.c Makefile
 
 -include $(OBJECTS:.o=.d) $(BUILD)/spec/support/testkit.d
 
-for-specs: $(MODULE) $(BUILD)/testkit.so build/slow_resolver.so build/clock_shift.so
+for-specs: $(MODULE) $(BUILD)/testkit.so $(PRELOADS)
 
 setup: ## install what the build, the demo and the tests need (Debian and its kin)
 	@scripts/setup test

@@ -4,6 +4,7 @@ local files = require "support.files"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local stub_client = require "support.stub"
+local testkit = require "testkit"
 
 local WRONG_PIN = "sha256//" .. ("A"):rep(43) .. "="
 
@@ -277,53 +278,75 @@ describe("a CA file that changes on disk", function()
   end)
 end)
 
--- A child that sees another directory in the place of the system's store, in a mount namespace of its own.
+local FETCH = [[
+  local icptoken = require "icptoken"
+  local options = { host = "localhost", port = tonumber(arg[1]), id_token_file = arg[2], timeout = 10, retries = 0 }
+  for i = 3, #arg, 2 do options[arg[i] ] = arg[i + 1] == "yes" or arg[i + 1] end
+  local token, message, code = icptoken.fetch(options)
+  print(token and "token" or code, message)
+]]
+
+-- Fetches in a child with these variables of the environment; more arguments are options. Gives what it printed.
+local function fetch_in_child(env, preload, ...)
+  local ok, _, output = interpreter.run { code = FETCH, args = { tostring(stub.port), stub.id_token_file, ... },
+    env = env, preload = preload }
+  assert.is_true(ok, output)
+  return output
+end
+
+-- What gives all its trust to another CA than the stub's.
+local function each_own_trust(check)
+  check("cacert", stub.other_ca)
+  check("capath", make_hashed_directory(stub.other_ca))
+end
+
+-- A child finds a file and a directory in the place of those that its libcurl trusts by itself.
 describe("the system's store", function()
-  local STORE = "/etc/ssl/certs"
-  local FETCH = [[
-    local icptoken = require "icptoken"
-    local token, message, code = icptoken.fetch { host = "localhost", port = tonumber(arg[1]),
-      id_token_file = arg[2], [arg[3] or "timeout"] = arg[4] or 10 }
-    print(token and "token" or code, message)
-  ]]
-  local isolate, store, script
-
-  -- Root needs no user namespace, which some machines forbid; others need one.
-  local function find_isolation()
-    for _, command in ipairs { "unshare --mount", "unshare --map-root-user --mount" } do
-      if run(command .. " true && echo works"):match "works" then return command end
-    end
+  local function fetch_with_store(file_ca, directory_ca, ...)
+    local file, directory = testkit.default_trust()
+    local rules = {}
+    if file then rules[#rules + 1] = file .. "=" .. file_ca end
+    if directory then rules[#rules + 1] = directory .. "=" .. make_hashed_directory(directory_ca) end
+    return fetch_in_child({ MOVED_STORE = table.concat(rules, ":") }, "build/moved_store.so", ...)
   end
 
-  local function fetch_in_child(...)
-    local child = interpreter.command(script, tostring(stub.port), stub.id_token_file, ...)
-    local mount = ("mount --bind %s %s"):format(interpreter.quote(store), STORE)
-    return run(isolate .. " sh -c " .. interpreter.quote(mount .. " && " .. child))
-  end
-
-  setup(function()
-    isolate = find_isolation()
-    store = make_hashed_directory(stub.ca)
-    files.write(store .. "/ca-certificates.crt", files.read(stub.ca))
-    script = make_path(FETCH)
+  it("is trusted when neither cacert nor capath is given, its file and its directory alike", function()
+    assert.matches("^token", fetch_with_store(stub.ca, stub.other_ca))
+    assert.matches("^token", fetch_with_store(stub.other_ca, stub.ca))
+    assert.matches("^tls\t.*pass cacert", fetch_with_store(stub.other_ca, stub.other_ca))
   end)
 
-  local function it_in_child(sentence, check)
-    it(sentence, function()
-      if not isolate then pending "this machine permits no mount namespace" end
-      check()
+  it("is not trusted beside a cacert or a capath", function()
+    each_own_trust(function(name, path)
+      local output = fetch_with_store(stub.ca, stub.ca, name, path)
+      assert.matches("^tls\t", output)
+      assert.matches("no CA in " .. path, output, 1, true)
+      assert.matches("^token", fetch_with_store(stub.ca, stub.ca, name, path, "insecure", "yes"))
     end)
-  end
-
-  it_in_child("is trusted when neither cacert nor capath is given", function()
-    assert.matches("^token", fetch_in_child())
   end)
 
-  it_in_child("is not trusted beside a cacert", function()
-    assert.matches("^tls\t.*no CA in " .. stub.other_ca:gsub("%p", "%%%0"), fetch_in_child("cacert", stub.other_ca))
+  -- the stub's main port stands for the proxy: its TLS counts, its answer to CONNECT does not
+  it("is what the certificate of an https proxy is verified by, whatever cacert is", function()
+    local proxy = "https://localhost:" .. stub.port
+    assert.matches("^tls\t.*the proxy on the way", fetch_with_store(stub.other_ca, stub.other_ca, "cacert", stub.ca,
+      "proxy", proxy))
+    assert.matches("^proxy\t.*did not open a tunnel", fetch_with_store(stub.ca, stub.ca, "cacert", stub.other_ca,
+      "proxy", proxy))
   end)
+end)
 
-  it_in_child("is not trusted beside a capath", function()
-    assert.matches("^tls\t.*no CA in ", fetch_in_child("capath", make_hashed_directory(stub.other_ca)))
+describe("a CA in the variables that OpenSSL reads", function()
+  it("is not trusted beside a cacert or a capath", function()
+    local variables = { SSL_CERT_FILE = stub.ca, SSL_CERT_DIR = make_hashed_directory(stub.ca) }
+    for name, value in pairs(variables) do
+      local verify = "openssl verify " .. interpreter.quote(stub.ca)
+      assert.not_matches(": OK", run(verify), 1, true)
+      assert.matches(": OK", run(name .. "=" .. interpreter.quote(value) .. " " .. verify), 1, true)
+    end
+    each_own_trust(function(name, path)
+      local output = fetch_in_child(variables, nil, name, path)
+      assert.matches("^tls\t", output)
+      assert.matches("no CA in " .. path, output, 1, true)
+    end)
   end)
 end)

@@ -210,6 +210,20 @@ static int with_failing_curl(lua_State *L) {
   return lua_gettop(L);
 }
 
+/* default_trust(): the file and the directory of CAs that are built into libcurl; nil for one that
+   is not. */
+static int default_trust(lua_State *L) {
+  char *file = NULL, *directory = NULL;
+  CURL *easy = curl_easy_init();
+  if (easy == NULL) return luaL_error(L, "curl_easy_init failed");
+  curl_easy_getinfo(easy, CURLINFO_CAINFO, &file);
+  curl_easy_getinfo(easy, CURLINFO_CAPATH, &directory);
+  lua_pushstring(L, file);
+  lua_pushstring(L, directory);
+  curl_easy_cleanup(easy);
+  return 2;
+}
+
 /* curl_outstanding(): blocks and bytes that libcurl has not freed. */
 static int curl_outstanding(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)atomic_load(&curl_blocks));
@@ -574,6 +588,7 @@ static const luaL_Reg functions[] = {
     {"install_curl_allocator", install_curl_allocator},
     {"with_failing_curl", with_failing_curl},
     {"curl_outstanding", curl_outstanding},
+    {"default_trust", default_trust},
     {"fork", testkit_fork},
     {"spawn", testkit_spawn},
     {"waitpid", testkit_waitpid},
