@@ -81,6 +81,9 @@ local function count_in_flight(requests)
   return most
 end
 
+-- Requests that are together wait so much longer, so that one too many is seen beside them.
+local TO_BE_SEEN = 0.03
+
 -- The number of requests, and the tag of the row.
 local SIZES = { { 100, "" }, { under_valgrind and 200 or 1000, " #deep" } }
 
@@ -89,7 +92,7 @@ for _, size in ipairs(SIZES) do
 
   describe(("%d requests%s"):format(many, tag), function()
     local function fetch_many(client, parallel)
-      stub:plan { together = parallel, times = 3 * parallel }
+      stub:plan { together = parallel, delay = { before = TO_BE_SEEN }, times = 3 * parallel }
       assert_own_tokens(many, client:fetch_all(make_requests(many)))
       local requests = stub:requests()
       assert.equal(many, #requests)
@@ -121,7 +124,7 @@ describe("as many requests as parallel says", function()
   -- all of them must have come before the first is answered
   local function assert_together(client, count, parallel)
     local together = math.min(count, parallel)
-    stub:plan { together = together, times = together }
+    stub:plan { together = together, delay = { before = TO_BE_SEEN }, times = together }
     assert_own_tokens(count, client:fetch_all(make_requests(count)))
     client:close()
     local requests = stub:requests()

@@ -10,7 +10,7 @@ local plan = require "plan"
 local text = require "text"
 local token_endpoint = require "token_endpoint"
 
-local FIRST_CONNECTION_SECONDS = 15
+local FIRST_CONNECTION_SECONDS = 60
 
 local commands = {}
 

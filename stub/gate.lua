@@ -7,21 +7,25 @@ local condition = require "cqueues.condition"
 local gate_methods = {}
 local gate_meta = { __index = gate_methods }
 
+local function complete(group)
+	group.is_complete = true
+	group.completed:signal()
+end
+
 -- Until `count` requests whose orders say that number wait here.
 local function wait_for_others(self, count)
 	local group = self.groups[count]
 	if not group then
-		group = { arrived = 0, complete = condition.new() }
+		group = { arrived = 0, is_complete = false, completed = condition.new() }
 		self.groups[count] = group
 	end
 	group.arrived = group.arrived + 1
 	if group.arrived >= count then
 		self.groups[count] = nil
-		group.arrived = math.huge
-		group.complete:signal()
+		complete(group)
 	end
-	while group.arrived ~= math.huge do
-		group.complete:wait()
+	while not group.is_complete do
+		group.completed:wait()
 	end
 end
 
@@ -42,8 +46,7 @@ end
 --- Lets go all that wait for others.
 function gate_methods:open()
 	for _, group in pairs(self.groups) do
-		group.arrived = math.huge
-		group.complete:signal()
+		complete(group)
 	end
 	self.groups = {}
 end

@@ -10,12 +10,10 @@ local HANG_SECONDS = 300
 
 --- Calls body(1), body(2), body(4), … until one call raises no error, at most TRIES times, and returns its results; the
 --- last error is raised. A body multiplies by its argument what it gives to the machine for doing something in time.
---- again: called before each further try.
-function timing.try(body, again)
+function timing.try(body)
   for n = 1, TRIES - 1 do
     local results = { pcall(body, 2 ^ (n - 1)) }
     if results[1] then return results[2], results[3], results[4] end
-    if again then again() end
   end
   return body(2 ^ (TRIES - 1))
 end
