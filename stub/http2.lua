@@ -108,7 +108,9 @@ local function serve_stream(icp, stream, about, entry, over)
 		order = { status = 500, body = misplaced .. " cannot be ordered over HTTP/2\n", delay = {} }
 	end
 	icp.gate:pass(request, order)
-	send_answer(stream, answers.build(icp, request, order), order, over)
+	if not over.reached then
+		send_answer(stream, answers.build(icp, request, order), order, over)
+	end
 end
 
 local function start_stream(icp, stream, about, entry, over)

@@ -99,7 +99,7 @@ function interpreter.start(options)
     local output = read_all(output_path)
     -- scripts/specs looks for it: a spec need not show what its child printed
     local crash = output:match "Tracer caught signal[^\n]*"
-    if crash then io.stdout:write(crash, "\n") end
+    if crash then io.stdout:write("in a child: ", crash, "\n") end
     os.remove(output_path)
     if code_path then os.remove(code_path) end
     return how, value, output
