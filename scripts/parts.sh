@@ -18,6 +18,7 @@ is_costly() { # file
 build_specs() { # variables for make
   local cores
   cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+  case $runtimes in *lua5.5*) scripts/lua55-modules build/lua5.5 || return ;; esac
   # shellcheck disable=SC2086 # one word a runtime
   printf '%s\n' $runtimes | xargs -I{} make --no-print-directory -s -j"$cores" for-specs LUA={} "$@" && export BUILT=1
 }
