@@ -159,6 +159,40 @@ describe("after a time limit", function()
   end)
 end)
 
+describe("the message of a time limit", function()
+  local function hang_on(connection, order, changes)
+    return timing.try(function()
+      stub:reset()
+      local all = options(changes)
+      all.timeout = HANG
+      local client = icptoken.new(all)
+      if connection == "kept" then assert(client:fetch()) end
+      if order then stub:plan(order) end
+      local _, message, code = client:fetch { timeout = 0.3 }
+      client:close()
+      assert.equal("timeout", code, message)
+      return message
+    end)
+  end
+
+  it("tells a hang on a kept connection from a slow name lookup", function()
+    for _, addresses in ipairs { false, { ["localhost:" .. stub.port] = "127.0.0.1" } } do
+      local message = hang_on("kept", { delay = { before = HANG } }, { resolve = addresses })
+      assert.matches(("localhost:%d did not answer in full within 0.3 s"):format(stub.port), message, 1, true)
+    end
+  end)
+
+  it("says of a connection that is not ready, its TLS and its tunnel included, that it was not made", function()
+    local proxy = "http://127.0.0.1:" .. stub.ports.proxy
+    for _, message in ipairs {
+      hang_on("new", { at = "connect", ["end"] = "hold" }),
+      hang_on("new", { listener = "proxy", delay = { before = HANG } }, { proxy = proxy }),
+    } do
+      assert.matches(("cannot connect to localhost:%d within 0.3 s"):format(stub.port), message, 1, true)
+    end
+  end)
+end)
+
 describe("the timeout of a request", function()
   it("stands in the place of the client's", function()
     local client = icptoken.new(options { timeout = HANG })

@@ -34,8 +34,16 @@ describe("when memory runs out", function()
     return type(message) == "string" and message:find("not enough memory", 1, true) ~= nil
   end
 
-  -- what a call may give when an allocation failed; other codes would be a lie
+  -- What a call may give when an allocation failed; other codes would be a lie. localhost has two addresses, and the
+  -- stub's port refuses connections at ::1. Where memory ran out for 127.0.0.1, libcurl 8.14 tells of the other address
+  -- alone, CURLE_COULDNT_CONNECT with ECONNREFUSED, and of memory nothing.
   local honest = { no_memory = true, resolve = true, network = true }
+  local COULDNT_CONNECT = 7
+
+  local function is_honest(code, message, details)
+    return honest[code] or code == "connect" and details.curl_code == COULDNT_CONNECT
+      and message:find("connection refused", 1, true) ~= nil
+  end
 
   -- Judges one point of a sweep: true when the lack of memory surfaced.
   local function judge(ok, value, message, code, details)
@@ -45,7 +53,7 @@ describe("when memory runs out", function()
     end
     if value ~= nil then return false end
     assert.is_string(message)
-    assert.is_true(honest[code] or false, tostring(code) .. ": " .. tostring(message))
+    assert.is_true(is_honest(code, message, details) or false, tostring(code) .. ": " .. tostring(message))
     assert.is_true(details == nil or type(details) == "table")
     return true
   end
@@ -298,7 +306,7 @@ describe("when memory runs out", function()
         if tokens[n] then
           assert_token(tokens[n])
         else
-          assert.is_true(honest[errors[n].code], errors[n].code)
+          assert.is_true(is_honest(errors[n].code, errors[n].message, errors[n]), errors[n].code)
         end
       end
       tokens, errors = client:fetch_all(requests)
