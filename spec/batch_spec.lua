@@ -273,6 +273,7 @@ describe("a wrong list", function()
 
   it("raises when it has a gap", function()
     assert_refused({ {}, nil, {} }, "request 2")
+    assert_refused({ [1] = {}, [2] = {}, [2 ^ 30] = {} }, "request 3")
   end)
 
   it("raises when it is a single request", function()

@@ -3,6 +3,7 @@
  * order; what libcurl holds grows with the slots and not with the requests. */
 #include "batch.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,15 +202,16 @@ int batch_run(lua_State *L) {
   return 2;
 }
 
-/* Raises when the table at argument is no list, as a single request would be. Returns its length.
- */
+/* Raises when the table at argument has other keys than those of a list, as a single request has.
+ * Returns the greatest key: where a list has gaps, its length may be any of their borders. */
 static int check_list(lua_State *L, int argument) {
-  size_t entries = 0, length;
+  lua_Number length = 0;
   luaL_checktype(L, argument, LUA_TTABLE);
-  length = compat_rawlen(L, argument);
-  for (lua_pushnil(L); lua_next(L, argument) != 0; lua_pop(L, 1))
-    entries++;
-  luaL_argcheck(L, entries <= length, argument, "a list of requests is expected");
+  for (lua_pushnil(L); lua_next(L, argument) != 0; lua_pop(L, 1)) {
+    lua_Number key = lua_type(L, -2) == LUA_TNUMBER ? lua_tonumber(L, -2) : 0;
+    luaL_argcheck(L, key >= 1 && key == floor(key), argument, "a list of requests is expected");
+    if (key > length) length = key;
+  }
   luaL_argcheck(L, length < INT32_MAX, argument, "too many requests");
   return (int)length;
 }
@@ -218,8 +220,8 @@ int batch_fetch(lua_State *L, int index, int argument) {
   struct call call = {.client = client_check(L, index)};
   struct settings settings = call.client->settings;
   if (!call.client->open) return client_fail_closed(L);
-  int count = check_list(L, argument);
-  lua_createtable(L, count, 0);
+  int count = check_list(L, argument); /* with gaps far more than there are, and an error below */
+  lua_newtable(L);
   int copies = lua_gettop(L);
   for (int n = 1; n <= count; n++) {
     lua_rawgeti(L, argument, n);

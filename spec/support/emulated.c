@@ -1,9 +1,11 @@
 /* Stands for a Lua of another architecture: runs it under an emulator with the arguments it was
-   called with. Compiled static, as LD_PRELOAD and LD_LIBRARY_PATH may name libraries that only that
-   Lua can load; they are taken out of the emulator's environment and given to Lua. -DEMULATOR,
-   -DROOT and -DPROGRAM are strings: the emulator's name, the directory that it looks for files in
-   first, and Lua's path. */
+   called with. It is DIR/bin/NAME; DIR/emulator is a link to the emulator, and
+   DIR/root/usr/bin/NAME is that Lua. Compiled static, as LD_PRELOAD and LD_LIBRARY_PATH may name
+   libraries that only that Lua can load: they are taken out of the emulator's environment and given
+   to Lua. */
 
+#include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,14 +13,17 @@
 
 enum { OWN_ARGUMENTS = 10 };
 
+static _Noreturn void give_up(const char *what) {
+  perror(what);
+  exit(127);
+}
+
 /* Appends the options that move a variable from this environment into the emulated one. */
 static char **move_variable(const char *name, char **next) {
   const char *value = getenv(name);
+  char *setting;
   if (value == NULL) return next;
-  size_t size = strlen(name) + strlen(value) + 2;
-  char *setting = malloc(size);
-  if (setting == NULL) abort();
-  snprintf(setting, size, "%s=%s", name, value);
+  if (asprintf(&setting, "%s=%s", name, value) < 0) give_up(name);
   unsetenv(name);
   *next++ = "-E";
   *next++ = setting;
@@ -26,19 +31,25 @@ static char **move_variable(const char *name, char **next) {
 }
 
 int main(int argc, char *argv[]) {
+  char self[PATH_MAX + 1] = "", *emulator, *root, *program;
   char **arguments = calloc((size_t)argc + OWN_ARGUMENTS, sizeof *arguments), **next = arguments;
-  if (arguments == NULL) abort();
-  *next++ = EMULATOR;
+  if (arguments == NULL || readlink("/proc/self/exe", self, PATH_MAX) < 0)
+    give_up("/proc/self/exe");
+  const char *name = strrchr(self, '/') + 1, *directory = dirname(dirname(strdupa(self)));
+  if (asprintf(&emulator, "%s/emulator", directory) < 0 ||
+      asprintf(&root, "%s/root", directory) < 0 ||
+      asprintf(&program, "%s/usr/bin/%s", root, name) < 0)
+    give_up(name);
+  *next++ = emulator;
   *next++ = "-L";
-  *next++ = ROOT;
+  *next++ = root;
   *next++ = "-0";
   *next++ = argv[0];
   next = move_variable("LD_PRELOAD", next);
   next = move_variable("LD_LIBRARY_PATH", next);
-  *next++ = PROGRAM;
+  *next++ = program;
   for (int i = 1; i < argc; i++)
     *next++ = argv[i];
-  execvp(EMULATOR, arguments);
-  perror(EMULATOR);
-  return 127;
+  execv(emulator, arguments);
+  give_up(emulator);
 }

@@ -319,7 +319,7 @@ static void check_environment(lua_State *L) {
 /* Gives the list part of the table at index 1 as a C argument vector. Its strings stay anchored in
    the table; the vector is a userdata on the stack. */
 static char **check_arguments(lua_State *L) {
-  size_t count = lua_rawlen(L, 1);
+  size_t count = (size_t)lua_rawlen(L, 1);
   char **arguments = lua_newuserdata(L, (count + 1) * sizeof *arguments);
   size_t i;
   luaL_argcheck(L, count > 0, 1, "names no program");
