@@ -12,7 +12,7 @@ local gateway_bed = {}
 local bed_methods = {}
 local bed_meta = { __index = bed_methods }
 
-local AWAIT_SECONDS = 20
+local AWAIT_SECONDS = 60
 
 --- Starts the fake ICP and what stands for a registry. Fields: stub, upstream, credential (an Authorization value that
 -- the stub takes).

@@ -225,21 +225,27 @@ local function serve(self, flight)
   end
 end
 
+-- Returns whether there was a flight, and whether no Lua state was left for it.
+local function serve_next(self)
+  local flight = self.queue:take()
+  if not flight then return false end
+  local ok, result = pcall(serve, self, flight)
+  if ok then return true, result end
+  self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(result))
+  resolve(self, flight, nil, { code = "internal" })
+  return true
+end
+
 -- Serves flights until the queue is empty, each with a permit.
 local function drain_queue(self)
-  local flight, is_starved
+  local was_served, is_starved
   repeat
+    local ok
     permits.acquire(is_starved)
-    flight = self.queue:take()
-    local ok, result = true, false
-    if flight then ok, result = pcall(serve, self, flight) end
+    ok, was_served, is_starved = pcall(serve_next, self)
     permits.release()
-    if not ok then
-      self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(result))
-      resolve(self, flight, nil, { code = "internal" })
-    end
-    is_starved = ok and result
-  until not flight
+    if not ok then error(was_served, 0) end
+  until not was_served
 end
 
 -- The body of a runner. What is under way goes on while the worker winds up (premature): requests wait for it.

@@ -116,20 +116,11 @@ local function finish(is_called, ok, ...)
   return ok, ...
 end
 
---- Calls ngx.run_worker_thread, whose arguments and results these are, with a permit in hand.
+--- Calls ngx.run_worker_thread, whose arguments and results these are. For those who have a permit; and for calls that
+-- may fail as well, of which only the limit is learned.
 function permits.run_thread(...)
   running = running + 1
   return finish(pcall(ngx.run_worker_thread, ...))
-end
-
---- Calls it where a permit is at hand, and does not call it (and returns nil) elsewhere.
-function permits.try_thread(...)
-  if first <= last or held >= limit then return nil end
-  held = held + 1
-  return (function(...)
-    permits.release()
-    return ...
-  end)(permits.run_thread(...))
 end
 
 --- Whether what run_thread returned says that no Lua state was left.
