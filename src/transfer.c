@@ -124,6 +124,7 @@ static int take_debug(CURL *easy, curl_infotype type, char *bytes, size_t size, 
   return 0;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the type is libcurl's */
 static int take_readiness(void *data, char *peer, char *own, int peer_port, int own_port) {
   struct transfer *transfer = data;
   (void)peer, (void)own, (void)peer_port, (void)own_port;
@@ -192,12 +193,13 @@ static void set_behaviour(const struct setup *setup, struct transfer *transfer) 
 
 /* A PEM file without a certificate, which OpenSSL takes all the same: an empty revocation list. It
  * has no effect, as revocation is not checked. */
-static char trust_nobody[] = "-----BEGIN X509 CRL-----\n"
-                             "MIG5MGACAQEwCgYIKoZIzj0EAwIwITEfMB0GA1UEAwwWaWNwdG9rZW4gdHJ1c3Rz\n"
-                             "IG5vYm9keRcNNzAwMTAxMDAwMDAwWhcNNzAwMTAxMDAwMDAxWqAOMAwwCgYDVR0U\n"
-                             "BAMCAQEwCgYIKoZIzj0EAwIDSQAwRgIhANgbDUFEAYbazs2z64d5RCtiZuJGtYRf\n"
-                             "G6v5zpbC0GPJAiEAr4vUGM4nws2QKiRWTTJn48CzRLRnokHZ4HmqUn1LiJI=\n"
-                             "-----END X509 CRL-----\n";
+#define TRUST_NOBODY                                                                               \
+  "-----BEGIN X509 CRL-----\n"                                                                     \
+  "MIG5MGACAQEwCgYIKoZIzj0EAwIwITEfMB0GA1UEAwwWaWNwdG9rZW4gdHJ1c3Rz\n"                             \
+  "IG5vYm9keRcNNzAwMTAxMDAwMDAwWhcNNzAwMTAxMDAwMDAxWqAOMAwwCgYDVR0U\n"                             \
+  "BAMCAQEwCgYIKoZIzj0EAwIDSQAwRgIhANgbDUFEAYbazs2z64d5RCtiZuJGtYRf\n"                             \
+  "G6v5zpbC0GPJAiEAr4vUGM4nws2QKiRWTTJn48CzRLRnokHZ4HmqUn1LiJI=\n"                                 \
+  "-----END X509 CRL-----\n"
 
 static bool is_openssl(CURL *easy) {
   const struct curl_tlssessioninfo *info = NULL;
@@ -220,7 +222,8 @@ static void replace_trust(const struct setup *setup, const struct settings *sett
   if (!openssl && brings_default_back()) note_refusal(setup, CURLE_NOT_BUILT_IN, "CURLOPT_CAINFO");
   SET(setup, CURLOPT_CAINFO, settings->cacert);
   if (settings->cacert == NULL && openssl) {
-    struct curl_blob blob = {trust_nobody, sizeof trust_nobody - 1, CURL_BLOB_COPY};
+    char pem[] = TRUST_NOBODY;
+    struct curl_blob blob = {pem, sizeof pem - 1, CURL_BLOB_COPY};
     SET(setup, CURLOPT_CAINFO_BLOB, &blob);
   }
   if (settings->capath != NULL)
