@@ -91,6 +91,10 @@ local SERVER = [[
 
 local bed, server
 
+local function read_calls()
+  return cjson.decode(load.perform(server.port, { target = "/calls" }).body)
+end
+
 local function start_server()
   local options, servers = {}, {}
   for i, name in ipairs(NAMES) do
@@ -101,6 +105,10 @@ local function start_server()
   server = nginx.start { workers = 1, http = HTTP:format(STATES, table.concat(options, ", ")) .. table.concat(servers),
     main = "thread_pool icptoken threads=32;\nthread_pool others threads=32;" }
   assert(os.execute("mkfifo " .. server.dir .. "/pipe"))
+  gateway_bed.await("the end of what the gateways do to warm up", function()
+    local calls = read_calls()
+    return #calls.started + calls.failed >= RUNNERS and calls.running == 0
+  end)
 end
 
 setup(function() bed = gateway_bed.open() end)
@@ -118,10 +126,6 @@ local function request(repository)
   local made = bed:request("/v2/" .. repository .. "/manifests/latest")
   made.timeout = 2 * TIMEOUT
   return made
-end
-
-local function read_calls()
-  return cjson.decode(load.perform(server.port, { target = "/calls" }).body)
 end
 
 local function await_idle()
