@@ -339,11 +339,14 @@ describe("a cached token", function()
         if client:token() ~= token then return "another token" end
       end
     end
-    ask_often() -- LuaJIT may compile it
     local blocks, bytes = testkit.curl_outstanding()
-    local count, grown, ok, problem = testkit.count_lua(ask_often)
-    assert.is_true(ok)
-    assert.is_nil(problem)
+    local count, grown, ok, problem
+    for _ = 1, 6 do -- LuaJIT may compile during a round; an allocation of ours would be in each of them
+      count, grown, ok, problem = testkit.count_lua(ask_often)
+      assert.is_true(ok)
+      assert.is_nil(problem)
+      if count == 0 then break end
+    end
     assert.equal(0, count, grown .. " bytes")
     assert.same({ blocks, bytes }, { testkit.curl_outstanding() })
     client:close()

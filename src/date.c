@@ -82,7 +82,8 @@ static struct moment moment_at(const struct civil *at) {
       at->day > days_in_month(at->year, at->month))
     return unknown;
   int64_t days = days_from_date(at->year, at->month, at->day);
-  int64_t seconds = days * DAY_SECONDS + at->hour * 3600 + at->minute * 60 + at->second;
+  int64_t minutes = (days * 24 + at->hour) * 60 + at->minute;
+  int64_t seconds = minutes * 60 + at->second;
   return (struct moment){true, seconds * 1000};
 }
 

@@ -40,6 +40,9 @@ static const char *move(const char *path, char room[PATH_MAX]) {
   return path;
 }
 
+/* The C library's own headers name the parameters in its reserved way, and a name that is declared
+   cannot be put in parentheses. */
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name, bugprone-macro-parentheses)
 #define MOVE_OPENER(name)                                                                          \
   EXPORT FILE *name(const char *restrict path, const char *restrict mode) {                        \
     char room[PATH_MAX];                                                                           \
@@ -62,3 +65,4 @@ MOVE_STAT(stat, struct stat)
 MOVE_STAT(stat64, struct stat64)
 MOVE_STAT(lstat, struct stat)
 MOVE_STAT(lstat64, struct stat64)
+// NOLINTEND(readability-inconsistent-declaration-parameter-name, bugprone-macro-parentheses)

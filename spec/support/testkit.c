@@ -450,28 +450,29 @@ static int testkit_monotonic(lua_State *L) {
   return 1;
 }
 
-static void *run_state(void *code) {
+struct thread_job {
+  const char *code;
+  bool succeeded;
+};
+
+static void *run_state(void *data) {
+  struct thread_job *job = data;
   lua_State *L = luaL_newstate();
-  void *ok = NULL;
   if (L == NULL) return NULL;
   luaL_openlibs(L);
-  if (luaL_dostring(L, (const char *)code) == 0)
-    ok = code;
-  else
-    fprintf(stderr, "%s\n", lua_tostring(L, -1));
+  job->succeeded = luaL_dostring(L, job->code) == 0;
+  if (!job->succeeded) fprintf(stderr, "%s\n", lua_tostring(L, -1));
   lua_close(L);
-  return ok;
+  return NULL;
 }
 
 /* run_in_thread(code): runs a string of Lua in a new state in a new thread, and closes that state.
    Gives whether it raised nothing; what it raised goes to stderr. */
 static int run_in_thread(lua_State *L) {
-  const char *code = luaL_checkstring(L, 1);
+  struct thread_job job = {luaL_checkstring(L, 1), false};
   pthread_t thread;
-  void *ok = NULL;
-  int error = pthread_create(&thread, NULL, run_state, (void *)(uintptr_t)code);
-  if (error == 0) error = pthread_join(thread, &ok);
-  lua_pushboolean(L, error == 0 && ok != NULL);
+  if (pthread_create(&thread, NULL, run_state, &job) == 0) pthread_join(thread, NULL);
+  lua_pushboolean(L, job.succeeded);
   return 1;
 }
 
