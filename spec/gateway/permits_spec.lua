@@ -20,8 +20,19 @@ local HTTP = [[
   lua_check_client_abort on;
   lua_worker_thread_vm_pool_size %d;
   init_by_lua_block {
-    local run = ngx.run_worker_thread
+    local ffi = require "ffi"
+    ffi.cdef "int mkfifo(const char *, unsigned);"
+    assert(ffi.C.mkfifo("@DIR@/pipe", 384) == 0) -- 0600
+    local run, is_warm_up_held = ngx.run_worker_thread, %s
     calls = { failed = 0, running = 0, peak = 0, occupied = 0, started = {} }
+
+    -- What keeps a Lua state until somebody writes to the pipe.
+    local function hold(pool) return run(pool, "_G", "dofile", "@DIR@/pipe") end
+
+    local function call(pool, name, member, ...)
+      if member == "warm" and is_warm_up_held then return hold(pool) end
+      return run(pool, name, member, ...)
+    end
 
     local function finish(ok, ...)
       calls.running = calls.running - 1
@@ -41,15 +52,15 @@ local HTTP = [[
         if not ok and ... == "no available Lua vm" then calls.peak = peak end
         return ok, ...
       end
-      return finish(keep_peak(run(pool, name, member, client, options, request)))
+      return finish(keep_peak(call(pool, name, member, client, options, request)))
     end
 
-    -- Other Lua code, which keeps a Lua state until somebody writes to the pipe.
+    -- Other Lua code.
     function occupy(count)
       for _ = 1, count do
         ngx.timer.at(0, function()
           calls.occupied = calls.occupied + 1
-          run("others", "_G", "dofile", "@DIR@/pipe")
+          hold "others"
           calls.occupied = calls.occupied - 1
         end)
       end
@@ -95,19 +106,20 @@ local function read_calls()
   return cjson.decode(load.perform(server.port, { target = "/calls" }).body)
 end
 
-local function start_server()
+-- is_warm_up_held: what the gateways do to warm up does not end until somebody writes to the pipe.
+local function start_server(is_warm_up_held)
   local options, servers = {}, {}
   for i, name in ipairs(NAMES) do
     options[i] = ("%s = new(%s)"):format(name, bed:write_options(
       ("name = %q, service = %q, timeout = %d, max_inflight = %d"):format(name, name, TIMEOUT, MAX_INFLIGHT)))
     servers[i] = SERVER:format(name, name, name, bed.upstream.port)
   end
-  server = nginx.start { workers = 1, http = HTTP:format(STATES, table.concat(options, ", ")) .. table.concat(servers),
+  server = nginx.start { workers = 1, http = HTTP:format(STATES, is_warm_up_held,
+    table.concat(options, ", ")) .. table.concat(servers),
     main = "thread_pool icptoken threads=32;\nthread_pool others threads=32;" }
-  assert(os.execute("mkfifo " .. server.dir .. "/pipe"))
-  gateway_bed.await("the end of what the gateways do to warm up", function()
+  gateway_bed.await("what the gateways do to warm up", function()
     local calls = read_calls()
-    return #calls.started + calls.failed >= RUNNERS and calls.running == 0
+    return #calls.started + calls.failed >= RUNNERS and calls.running == (is_warm_up_held and STATES or 0)
   end)
 end
 
@@ -115,7 +127,7 @@ setup(function() bed = gateway_bed.open() end)
 teardown(function() gateway_bed.close(bed) end)
 before_each(function()
   bed.stub:reset()
-  start_server()
+  start_server(false)
 end)
 after_each(function()
   if server then server:stop() end
@@ -183,6 +195,21 @@ describe("one request at a gateway beside a crowd at two others", function()
     end
     local passed = position - 1 - late.headers["x-calls-before"]
     assert.is_true(passed <= RUNNERS, passed .. " calls came before it")
+  end)
+end)
+
+describe("requests that come while the gateways still warm up in all Lua states", function()
+  it("wait without a busy loop, and are served as soon as there is one", function()
+    server:stop()
+    start_server(true)
+    local failed, sent = read_calls().failed, {}
+    for i = 1, RUNNERS do
+      sent[i] = load.send(server.ports["PORT" .. NAMES[i % #NAMES + 1]], request("early/image" .. i))
+    end
+    -- the worker still answers while they wait
+    gateway_bed.await("a call in vain", function() return read_calls().failed > failed end)
+    files.write(server.dir .. "/pipe", "")
+    for i, connection in ipairs(sent) do assert.equal(200, load.receive(connection).status, i) end
   end)
 end)
 

@@ -151,7 +151,7 @@ end
 
 --- Makes a client in the Lua state of a thread, if one is left. Returns true, or nil and why there are no threads.
 function endpoint_methods:warm()
-  local ok, problem = permits.run_thread(list_arguments(self, "warm", self.settings.client))
+  local ok, problem = permits.run_unlimited(list_arguments(self, "warm", self.settings.client))
   if ok or permits.is_exhausted(ok, problem) then return true end
   return nil, tostring(problem)
 end

@@ -28,7 +28,8 @@ local MIN_WAIT_SECONDS = 0.001
 local MAX_WAIT_SECONDS = 3600
 
 local limit = math.huge
--- Permits in use, and calls that hold a Lua state.
+-- Permits in use, and calls that hold a Lua state. Each call has a permit, so there are never more calls than permits:
+-- after a call has failed, its permit is one above the new limit, and its runner has to wait for another.
 local held, running = 0, 0
 local probe_at = 0
 -- Those who wait: line[first] to line[last].
@@ -116,11 +117,22 @@ local function finish(is_called, ok, ...)
   return ok, ...
 end
 
---- Calls ngx.run_worker_thread, whose arguments and results these are. For those who have a permit; and for calls that
--- may fail as well, of which only the limit is learned.
+--- Calls ngx.run_worker_thread, whose arguments and results these are. For those who have a permit.
 function permits.run_thread(...)
   running = running + 1
   return finish(pcall(ngx.run_worker_thread, ...))
+end
+
+local function release_after(...)
+  permits.release()
+  return ...
+end
+
+--- The same without waiting for a permit, for calls that may as well find no Lua state. Meanwhile it has one, above the
+-- limit if need be: the state that it uses is none that others could have.
+function permits.run_unlimited(...)
+  held = held + 1
+  return release_after(permits.run_thread(...))
 end
 
 --- Whether what run_thread returned says that no Lua state was left.
