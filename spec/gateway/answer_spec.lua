@@ -269,7 +269,7 @@ describe("a gateway", function()
   end
 
   it("whose endpoint hangs answers with 504 at its timeout, and with 503 where the queue is full", function()
-    local gate = bed:start { workers = 1, gateway = "timeout = 3, max_inflight = 1, max_queue = 1" }
+    local gate = bed:start { workers = 1, gateway = "timeout = 8, max_inflight = 1, max_queue = 1" }
     bed.stub:plan { ["end"] = "hold", raw = "", times = "forever" }
     local waiting, full = {}, nil
     load.together(function() waiting[1] = load.perform(gate.port, bed:request "/v2/a/manifests/1") end, function()
@@ -282,7 +282,7 @@ describe("a gateway", function()
     assert_answer(waiting[1], 504, "UNAVAILABLE", "timeout")
     assert_answer(waiting[2], 504, "UNAVAILABLE", "timeout")
     assert_answer(full, 503, "UNAVAILABLE", "queue_full", "1")
-    assert.is_true(waiting[1].seconds > 2.5 and full.seconds < waiting[1].seconds)
+    assert.is_true(waiting[1].seconds > 7.9 and full.seconds < waiting[1].seconds)
     gate:stop()
   end)
 

@@ -10,6 +10,8 @@ local nginx = require "support.nginx"
 
 local NAMES = { "alpha", "beta" }
 local TIMEOUT = 1
+-- However slow the machine is, all can be served in time.
+local PATIENCE = 60
 
 local HTTP = [[
   lua_shared_dict icptoken 4m;
@@ -44,11 +46,11 @@ local SERVER = [[
 local clusters = {}
 local server
 
-local function start_server()
+local function start_server(timeout)
   local options, servers = {}, {}
   for i, name in ipairs(NAMES) do
     local bed = clusters[name].bed
-    options[i] = bed:write_options(("name = %q, service = %q, timeout = %d"):format(name, name, TIMEOUT))
+    options[i] = bed:write_options(("name = %q, service = %q, timeout = %d"):format(name, name, timeout))
     servers[i] = SERVER:format(name, name, name, bed.upstream.port)
   end
   server = nginx.start { http = HTTP:format(unpack(options)) .. table.concat(servers),
@@ -58,11 +60,9 @@ end
 
 setup(function()
   for _, name in ipairs(NAMES) do clusters[name] = { bed = gateway_bed.open() } end
-  start_server()
 end)
 
 teardown(function()
-  if server then server:stop() end
   for _, cluster in pairs(clusters) do gateway_bed.close(cluster.bed) end
 end)
 
@@ -70,7 +70,14 @@ before_each(function()
   for _, cluster in pairs(clusters) do cluster.bed.stub:reset() end
 end)
 
+-- A server for the rows of a block.
+local function serve(timeout)
+  setup(function() start_server(timeout) end)
+  teardown(function() if server then server:stop() end end)
+end
+
 describe("a cluster whose endpoint hangs", function()
+  serve(TIMEOUT)
   local ROUNDS, REQUESTS, CLIENTS, WAITERS = 3, 200, 8, 50
 
   local function make_request(cluster, name)
@@ -117,12 +124,15 @@ describe("a cluster whose endpoint hangs", function()
     end
     table.sort(quiet)
     table.sort(hanging)
-    assert.is_true(hanging[2] < 10 * quiet[2] + 0.1, ("%.4f s, and in quiet %.4f s"):format(hanging[2], quiet[2]))
+    assert.is_true(hanging[2] < 10 * quiet[2] + 0.3 * TIMEOUT,
+      ("%.4f s, and in quiet %.4f s"):format(hanging[2], quiet[2]))
   end)
 end)
 
 describe("50 credentials at two clusters", function()
-  local REQUESTS, CLIENTS, USERS = 5000, 40, 50
+  -- a round's requests to each cluster
+  local REQUESTS, CLIENTS, USERS = 1000, 40, 50
+  serve(PATIENCE)
   -- What is asked for, and the scopes that it takes.
   local CASES = {
     { "GET", "/v2/", "" },
@@ -156,17 +166,16 @@ describe("50 credentials at two clusters", function()
   end
 
   -- Makes random requests to a cluster. Gives the answers, and what each was for.
-  local function ask_at_random(cluster)
-    local credentials, chosen = make_credentials(cluster.bed.stub), {}
-    local function ask()
+  local function ask_at_random(cluster, credentials)
+    local chosen = {}
+    cluster.chosen = chosen
+    return function()
       cluster.answers = load.run(cluster.port, REQUESTS, function(i)
         local user, case = "user" .. math.random(USERS), CASES[math.random(#CASES)]
         chosen[i] = { user = user, scopes = case[3] }
         return cluster.bed:request(case[2], case[1], { Authorization = credentials[user] })
       end, CLIENTS, true)
     end
-    cluster.chosen = chosen
-    return ask
   end
 
   -- What a JWT says of whose it is.
@@ -176,20 +185,36 @@ describe("50 credentials at two clusters", function()
       scopes = gateway_bed.read_scopes(answer) }
   end
 
-  it("get through 10,000 random requests each its own token", function()
-    math.randomseed(7)
-    load.together(ask_at_random(clusters.alpha), ask_at_random(clusters.beta))
-    for name, cluster in pairs(clusters) do
-      assert.same({ [200] = REQUESTS }, load.count(cluster.answers))
-      for i, answer in ipairs(cluster.answers) do
-        local chosen = cluster.chosen[i]
-        assert.same({ user = chosen.user, service = name, key = cluster.bed.stub.key_name, scopes = chosen.scopes },
-          describe_jwt(answer))
-      end
-      -- more than one each: some were renewed
-      assert.is_true(#cluster.bed.stub:requests() > USERS * #CASES)
+  local function assert_own_tokens(name, cluster)
+    assert.same({ [200] = REQUESTS }, load.count(cluster.answers))
+    for i, answer in ipairs(cluster.answers) do
+      local chosen = cluster.chosen[i]
+      assert.same({ user = chosen.user, service = name, key = cluster.bed.stub.key_name, scopes = chosen.scopes },
+        describe_jwt(answer))
     end
-  end)
+  end
+
+  -- Were there more token requests than one each?
+  local function were_some_renewed()
+    for _, cluster in pairs(clusters) do
+      if #cluster.bed.stub:requests() <= USERS * #CASES then return false end
+    end
+    return true
+  end
+
+  for what, rounds in pairs { ["until some are renewed"] = 1, ["10,000 at least #deep"] = 5 } do
+    it("get through random requests each its own token, " .. what, function()
+      math.randomseed(7)
+      local credentials, round = {}, 0
+      for name, cluster in pairs(clusters) do credentials[name] = make_credentials(cluster.bed.stub) end
+      gateway_bed.await("renewals", function()
+        round = round + 1
+        load.together(ask_at_random(clusters.alpha, credentials.alpha), ask_at_random(clusters.beta, credentials.beta))
+        for name, cluster in pairs(clusters) do assert_own_tokens(name, cluster) end
+        return round >= rounds and were_some_renewed()
+      end)
+    end)
+  end
 
   it("get nothing with another's password, or where they are not known", function()
     local credentials = make_credentials(clusters.alpha.bed.stub)

@@ -37,14 +37,15 @@ describe("the options of a gateway", function()
   setup(function() dir, root = capture "mktemp -d && pwd":match "^(.-)\n(.-)\n" end)
   teardown(function() if dir then os.execute("rm -rf " .. dir) end end)
 
-  -- Starts nginx with this in init_by_lua, where it ends. Gives why: "accepted", or a line of the gateway's.
+  -- Starts nginx with this in init_by_lua, where it ends. Gives what it wrote, and why it ended: "accepted", or a line
+  -- of the gateway's.
   local function try(lua, dict)
     local values = { DIR = dir, ROOT = root, MODULES = nginx.MODULES, LUA = lua .. ' error("accepted", 0)',
       DICT = dict or "lua_shared_dict icptoken 1m;" }
     files.write(dir .. "/nginx.conf", (CONFIGURATION:gsub("@(%u+)@", values)))
-    local output = capture(("timeout 20 nginx -p %s -c %s/nginx.conf -e stderr 2>&1; echo $?"):format(dir, dir))
+    local output = capture(("timeout 60 nginx -p %s -c %s/nginx.conf -e stderr 2>&1; echo $?"):format(dir, dir))
     assert.equal("1", output:match "(%d+)\n$", output)
-    return assert(output:match "init_by_lua error: ([^\n]*)\n", output)
+    return output, assert(output:match "init_by_lua error: ([^\n]*)\n", output)
   end
 
   local function construct(options)
@@ -52,14 +53,33 @@ describe("the options of a gateway", function()
   end
 
   local function assert_accepted(lua, dict)
-    assert.equal("accepted", try(lua, dict))
+    local _, reason = try(lua, dict)
+    assert.equal("accepted", reason)
   end
 
-  local function assert_refused(lua, words, dict)
-    local message = try(lua, dict)
+  local function assert_message(message, words)
     assert.matches("^icptoken%.gateway: ", message)
     for _, word in ipairs(words) do assert.matches(word, message, 1, true) end
     assert.is_nil(message:find("hunter2", 1, true))
+  end
+
+  local function assert_refused(lua, words, dict)
+    local _, reason = try(lua, dict)
+    assert_message(reason, words)
+  end
+
+  -- Each of several constructions is refused; one start of nginx tries all of them.
+  local function assert_all_refused(list, words)
+    local parts = {}
+    for i, lua in ipairs(list) do
+      parts[i] = ('io.stderr:write("tried: ", tostring(select(2, pcall(function() %s end))), "\\n") '):format(lua)
+    end
+    local count = 0
+    for message in (try(table.concat(parts))):gmatch "tried: ([^\n]*)\n" do
+      count = count + 1
+      assert_message(message, words)
+    end
+    assert.equal(#list, count)
   end
 
   it("may be all that there are", function()
@@ -103,19 +123,20 @@ describe("the options of a gateway", function()
     local name, values, words = case[1], case[2], case[3]
 
     it("refuse a wrong value for " .. name, function()
-      for _, value in ipairs(values) do
-        assert_refused(construct(("%s = %s"):format(name, value)), { "option '" .. name .. "'", words })
-      end
+      local list = {}
+      for i, value in ipairs(values) do list[i] = construct(("%s = %s"):format(name, value)) end
+      assert_all_refused(list, { "option '" .. name .. "'", words })
     end)
   end
 
   for name, instead in pairs { id_token = "credential", id_token_file = "credential", username = "credential",
     password = "credential", login = "credential", anonymous = "credential", parallel = "max_inflight" } do
     it("have no place for " .. name, function()
-      for _, value in ipairs { '"hunter2"', "4", "true", "false", "function() end" } do
-        assert_refused(construct(("%s = %s"):format(name, value)),
-          { "option '" .. name .. "' has no place here", "see '" .. instead .. "'" })
+      local list = {}
+      for i, value in ipairs { '"hunter2"', "4", "true", "false", "function() end" } do
+        list[i] = construct(("%s = %s"):format(name, value))
       end
+      assert_all_refused(list, { "option '" .. name .. "' has no place here", "see '" .. instead .. "'" })
     end)
   end
 
