@@ -44,6 +44,7 @@ build = {
         "src/failure.c",
         "src/handshake.c",
         "src/jitter.c",
+        "src/json.c",
         "src/jwt.c",
         "src/lifetime.c",
         "src/options.c",

@@ -12,6 +12,7 @@
 #include "src/clock.h"
 #include "src/compat.h"
 #include "src/failure.h"
+#include "src/json.h"
 #include "src/response.h"
 #include "src/session.h"
 #include "src/token.h"
@@ -142,7 +143,7 @@ static void push_upvalues(lua_State *L) {
   static const lua_CFunction halves[] = {token_run_fetch, token_run_get, batch_run,
                                          session_run_login};
   int first = lua_gettop(L) + 1;
-  response_push_decoder(L);
+  json_push_decoder(L);
   lua_pushcfunction(L, do_nothing);
   for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
     lua_pushvalue(L, first);

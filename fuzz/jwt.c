@@ -8,13 +8,13 @@
 #include <string.h>
 
 #include "../src/buffer.h"
+#include "../src/json.h"
 #include "../src/jwt.h"
-#include "../src/response.h"
 
 static lua_State *open_state(void) {
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
-  response_push_decoder(L);
+  json_push_decoder(L);
   return L;
 }
 

@@ -93,6 +93,38 @@ describe("decode", function()
     end
   end)
 
+  it("reads every number as Lua does", function()
+    local numbers = { "0", "-0", "1", "-1", "10", "0.0", "-0.5", "0.05", "0.10", "10.01", "1e2", "1E+2", "1e-2", "0e5",
+      "1.5e3", "1.5e-3", "0.5E+1", "123456789.123456789", "0.1", "0.30000000000000004", "2.2250738585072014e-308",
+      "4.9e-324", "1.7976931348623157e308", "0." .. ("0"):rep(400) .. "1e401", "1" .. ("0"):rep(300) .. ".5e-300",
+      "9007199254740993.0", "0.1e00001" }
+    for _, number in ipairs(numbers) do
+      local claims = assert(icptoken.decode(jwt("{}", ('{"a":[%s,%s],"b":%s}'):format(number, number, number)))).claims
+      assert.equal(tonumber(number), claims.b, number)
+      assert.same({ tonumber(number), tonumber(number) }, claims.a)
+    end
+  end)
+
+  it("reads a number whose exponent is of any length", function()
+    local claims = assert(icptoken.decode(jwt("{}", '{"a":1.5e-99999999999999999999,"b":0.0e99999999999999999999}'))).claims
+    assert.same({ a = 0, b = 0 }, claims)
+  end)
+
+  it("leaves what looks like a number in a string as it is", function()
+    local text = [[1.5,-2.5 \\ \" 3.5]]
+    assert.same({ [ [[1.5,-2.5 \ " 3.5]] ] = [[1.5,-2.5 \ " 3.5]] },
+      assert(icptoken.decode(jwt("{}", ('{"%s":"%s"}'):format(text, text)))).claims)
+  end)
+
+  it("refuses a number that is not written as JSON has it", function()
+    for _, number in ipairs { "01", "1.", ".5", "-", "-.5", "+1", "1e", "1e+", "1.5.2", "1 2", "0x10", "--1", "1.e5",
+      "nan", "-inf", "Infinity", "-Infinity", "1-", "1,", "1.5e3.5" } do
+      local decoded, message = icptoken.decode(jwt("{}", ('{"a":%s}'):format(number)))
+      assert.is_nil(decoded, number)
+      assert.is_string(message)
+    end
+  end)
+
   it("raises for what is no string", function()
     for _, value in ipairs { 1, true, {} } do assert.is_false((pcall(icptoken.decode, value))) end
     assert.is_false((pcall(icptoken.decode)))

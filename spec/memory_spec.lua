@@ -1,5 +1,6 @@
 -- Every allocation fails in turn, Lua's and libcurl's, under every public function: no crash, no
 -- wrong token, nothing of ours left behind, and the client works afterwards.
+local cases = require "support.cases"
 local testkit = require "testkit"
 local stub = require "support.stub"
 
@@ -167,7 +168,7 @@ describe("when memory runs out", function()
   end
 
   local function subject_rest()
-    local jwt = icp.id_token
+    local jwt = cases.make_jwt '{"sub":"admin","exp":1512021261.25,"iat":1512019461,"list":[0.5,-1.5e2,null]}'
     local client = assert(icptoken.new(options))
     fetch_well(client)
     return function()

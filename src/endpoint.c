@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+
+#include "ascii.h"
 
 static enum endpoint_result wrong(char *problem, const char *text) {
   snprintf(problem, ENDPOINT_PROBLEM_SIZE, "%s", text);
@@ -50,7 +51,7 @@ static enum endpoint_result check_form(const char *url, char *problem) {
   static const char *const starts[] = {"https://", "http://"};
   for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
     size_t length = strlen(starts[i]);
-    if (strncasecmp(url, starts[i], length) != 0) continue;
+    if (!ascii_begins(url, starts[i], length)) continue;
     size_t authority = strcspn(url + length, "/?#");
     if (authority == 0) return wrong(problem, "option 'url' must hold a host name");
     if (strcspn(url + length, "%\\") < authority)
@@ -77,7 +78,7 @@ static bool is_loopback(const char *host) {
   struct in6_addr ipv6;
   char bare[64];
   size_t length = strlen(host);
-  if (strcasecmp(host, "localhost") == 0) return true;
+  if (ascii_same(host, "localhost")) return true;
   if (inet_pton(AF_INET, host, &ipv4) == 1) return ntohl(ipv4.s_addr) >> 24 == 127;
   if (host[0] != '[' || length - 2 >= sizeof bare) return false;
   memcpy(bare, host + 1, length - 2);
@@ -90,7 +91,7 @@ static bool is_mapped(const struct string_list *resolve, const char *host) {
   size_t length = strlen(host);
   for (size_t i = 0; i < resolve->count; i++) {
     const char *item = resolve->item[i];
-    if (strncasecmp(item, host, length) == 0 && item[length] == ':') return true;
+    if (ascii_begins(item, host, length) && item[length] == ':') return true;
   }
   return false;
 }

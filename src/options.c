@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
+#include "ascii.h"
 #include "compat.h"
 
 enum kind {
@@ -339,7 +339,7 @@ static bool is_reserved_header(const char *name) {
       "Authorization",     "Proxy-Authorization", "Host",   "Content-Length",
       "Transfer-Encoding", "Connection",          "Cookie", "Expect"};
   for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++)
-    if (strcasecmp(name, reserved[i]) == 0) return true;
+    if (ascii_same(name, reserved[i])) return true;
   return false;
 }
 
@@ -355,7 +355,7 @@ static void push_header(const struct reading *reading, const struct option *opti
     refuse(reading, option->name, "has a name that is no HTTP token");
   if (is_reserved_header(name))
     refuse(reading, option->name, lua_pushfstring(L, "must not set %s", name));
-  if (strcasecmp(name, "Accept") == 0) reading->settings->own_accept = true;
+  if (ascii_same(name, "Accept")) reading->settings->own_accept = true;
   if (value[strspn(value, " ")] == '\0')
     lua_pushfstring(L, "%s;", name); /* libcurl's way of sending a header without a value */
   else

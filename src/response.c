@@ -11,108 +11,14 @@
 #include "clock.h"
 #include "compat.h"
 #include "date.h"
+#include "json.h"
 #include "jwt.h"
 #include "lifetime.h"
 #include "retry.h"
 
-enum { DEEPEST_JSON = 32, MOST_ERRORS = 32 };
+enum { MOST_ERRORS = 32 };
 
 static const double first_inexact = 9007199254740992.0; /* 2^53 */
-
-/* Calls function name of the table at the top with one argument, which it pops. */
-static void configure(lua_State *L, const char *name) {
-  lua_getfield(L, -2, name);
-  lua_insert(L, -2);
-  lua_call(L, 1, 0);
-}
-
-void response_push_decoder(lua_State *L) {
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "cjson");
-  lua_call(L, 1, 1);
-  lua_getfield(L, -1, "new");
-  lua_call(L, 0, 1);
-  lua_remove(L, -2);
-  lua_pushboolean(L, 0);
-  configure(L, "decode_invalid_numbers");
-  lua_pushinteger(L, DEEPEST_JSON);
-  configure(L, "decode_max_depth");
-  lua_getfield(L, -1, "decode");
-  lua_remove(L, -2);
-}
-
-/* Brings the value at the top into the form that users see. Replaces it, or leaves it. */
-enum tidiness { TIDY_AS_IS, TIDY_REPLACED, TIDY_NOT_FINITE };
-
-static enum tidiness tidy_table(lua_State *L);
-
-static enum tidiness tidy_value(lua_State *L) {
-  switch (lua_type(L, -1)) {
-  case LUA_TNUMBER: {
-    double number = (double)lua_tonumber(L, -1);
-    if (!isfinite(number)) return TIDY_NOT_FINITE;
-    if (compat_isinteger(L, -1) || number != floor(number) || fabs(number) >= first_inexact)
-      return TIDY_AS_IS;
-    lua_pop(L, 1);
-    compat_pushwhole(L, number);
-    return TIDY_REPLACED;
-  }
-  case LUA_TLIGHTUSERDATA: /* cjson.null, which is true in a condition */
-    lua_pop(L, 1);
-    lua_pushnil(L);
-    return TIDY_REPLACED;
-  case LUA_TTABLE:
-    return tidy_table(L);
-  default:
-    return TIDY_AS_IS;
-  }
-}
-
-/* Assigning to fields that are there is allowed while lua_next walks them. */
-static enum tidiness tidy_table(lua_State *L) {
-  luaL_checkstack(L, 4, "JSON");
-  for (lua_pushnil(L); lua_next(L, -2) != 0;) {
-    enum tidiness tidiness = tidy_value(L);
-    if (tidiness == TIDY_NOT_FINITE) {
-      lua_pop(L, 2);
-      return tidiness;
-    }
-    if (tidiness == TIDY_REPLACED) {
-      lua_pushvalue(L, -2);
-      lua_insert(L, -2);
-      lua_rawset(L, -4);
-    } else {
-      lua_pop(L, 1);
-    }
-  }
-  return TIDY_AS_IS;
-}
-
-static bool begins_object(const char *text, size_t length) {
-  size_t i = 0;
-  while (i < length && strchr(" \t\r\n", text[i]) != NULL && text[i] != '\0')
-    i++;
-  return i < length && text[i] == '{';
-}
-
-/* Pushes the table of a JSON object, or a string that says what is wrong and returns false. Only
- * memory that ran out raises. */
-static bool push_object(lua_State *L, int decode, const char *text, size_t length) {
-  if (!begins_object(text, length) ||
-      memchr(text, '\0', length) != NULL) { /* cjson ends at a NUL */
-    lua_pushliteral(L, "it is no JSON object");
-    return false;
-  }
-  lua_pushvalue(L, decode);
-  lua_pushlstring(L, text, length);
-  int status = lua_pcall(L, 1, 1, 0);
-  if (status == LUA_ERRMEM) lua_error(L);
-  if (status != 0) return false;
-  if (tidy_table(L) != TIDY_NOT_FINITE) return true;
-  lua_pop(L, 1);
-  lua_pushliteral(L, "it holds a number that is not finite");
-  return false;
-}
 
 static int raw_field(lua_State *L, int table, const char *name) {
   table = compat_absindex(L, table);
@@ -249,7 +155,7 @@ static bool read_object(lua_State *L, const struct reader *reader, struct exchan
                         struct token_limits *limits, response_reader *finish) {
   const struct buffer *body = &exchange->transfer.answer.body;
   bool usable = false;
-  if (push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length))
+  if (json_push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length))
     usable = finish(L, reader, exchange, limits);
   else
     blame_body(L, reader, exchange);
@@ -352,7 +258,7 @@ static void push_errors(lua_State *L, const struct reader *reader, const struct 
   luaL_checkstack(L, 12, "errors");
   lua_newtable(L);
   int list = lua_gettop(L);
-  if (body->length > 0 && push_object(L, reader->decode, body->data, body->length)) {
+  if (body->length > 0 && json_push_object(L, reader->decode, body->data, body->length)) {
     if (raw_field(L, list + 1, "errors") == LUA_TTABLE)
       append_registry_errors(L, reader, list);
     else
@@ -532,7 +438,7 @@ static bool set_part(lua_State *L, int decode, struct span part, const char *nam
     lua_pop(L, 1);
     return refuse_part(failure, name, "not in base64url");
   }
-  bool ok = push_object(L, decode, text, length);
+  bool ok = json_push_object(L, decode, text, length);
   buffer_wipe_memory(text, length);
   lua_remove(L, -2);
   if (ok) {

@@ -16,7 +16,7 @@
 
 /* What reading an answer needs besides the answer. */
 struct reader {
-  int decode; /* (pseudo-)index of the function that response_push_decoder made */
+  int decode; /* (pseudo-)index of the function that json_push_decoder made */
   const struct circumstances *about;
   struct buffer *scratch;
   struct jitter *jitter;
@@ -26,9 +26,6 @@ struct reader {
 struct token_limits {
   int64_t refresh_ms, usable_ms; /* renew from; hand out until */
 };
-
-/* Pushes the JSON decoder: a cjson of our own, strict and shallow. Raises what require raises. */
-void response_push_decoder(lua_State *L);
 
 /* Reads an answer of status 200: pushes the table and fills limits in, or pushes nothing and sets
  * the failure of the exchange. */
