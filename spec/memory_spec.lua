@@ -1,7 +1,7 @@
 -- Every allocation fails in turn, Lua's and libcurl's, under every public function: no crash, no
 -- wrong token, nothing of ours left behind, and the client works afterwards.
-local cases = require "support.cases"
 local testkit = require "testkit"
+local make_jwt = require "support.cases".make_jwt
 local stub = require "support.stub"
 
 -- A sweep takes every so many-th point. Under valgrind each point costs seconds, so there is no sweep of all.
@@ -168,7 +168,7 @@ describe("when memory runs out", function()
   end
 
   local function subject_rest()
-    local jwt = cases.make_jwt '{"sub":"admin","exp":1512021261.25,"iat":1512019461,"list":[0.5,-1.5e2,null]}'
+    local jwt = make_jwt '{"sub":"admin","exp":1512021261.25,"iat":1512019461,"list":[0.5,-1.5e2,null]}'
     local client = assert(icptoken.new(options))
     fetch_well(client)
     return function()

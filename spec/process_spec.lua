@@ -1,5 +1,6 @@
 -- The client among the other things of a process: signals, coroutines, fork, other modules, the end.
 local testkit = require "testkit"
+local files = require "support.files"
 local interpreter = require "support.interpreter"
 local timing = require "support.timing"
 local stub = require "support.stub"
@@ -226,6 +227,125 @@ describe("a client in its process", function()
       preload = "build/clock_shift.so", env = { CLOCK_SHIFT_FAILS = "1" } }
     assert.is_true(good, output)
     assert.matches("^false.*the clocks of this machine cannot be read", output)
+  end)
+
+  describe("in a process that has closed its descriptors", function()
+    local LOGS = 60
+
+    local function make_directory()
+      local directory = os.tmpname()
+      os.remove(directory)
+      assert(os.execute("mkdir " .. directory))
+      return directory
+    end
+
+    -- Closes all descriptors but the standard ones, and opens logs, which get the numbers of what was closed.
+    local function open_logs(directory)
+      testkit.close_descriptors(3)
+      local logs = {}
+      for n = 1, LOGS do
+        logs[n] = assert(io.open(directory .. "/" .. n, "wb"))
+        assert(logs[n]:setvbuf "no")
+      end
+      return logs
+    end
+
+    local function write_logs(logs, line)
+      for n, log in ipairs(logs) do assert(log:write(n, " ", line, "\n")) end
+    end
+
+    -- Every byte that was written is in the logs, and nothing else is.
+    local function check_logs(directory, lines)
+      for n = 1, LOGS do
+        local expected = {}
+        for i, line in ipairs(lines) do expected[i] = n .. " " .. line .. "\n" end
+        assert.equal(table.concat(expected), files.read(directory .. "/" .. n))
+      end
+    end
+
+    -- In a forked child, which prints why it failed. Its logs are checked by this process.
+    local function in_daemon(lines, body)
+      local directory = make_directory()
+      local status = interpreter.fork(function()
+        local ok, problem = xpcall(function() body(directory) end, debug.traceback)
+        if not ok then io.stderr:write(tostring(problem), "\n") end
+        return ok
+      end)
+      local ok, problem = pcall(check_logs, directory, lines)
+      os.execute("rm -rf " .. directory)
+      assert.equal(0, status)
+      assert.is_true(ok, problem)
+    end
+
+    -- What is done with the client there, by name.
+    local uses = {
+      { "fetches", function(client) assert(client:fetch()) end },
+      { "fetches from many", function(client) assert.is_nil((select(2, assert(client:fetch_all { {}, {}, {} })))) end },
+      { "closes", function(client) client:close() end },
+      { "fetches and closes", function(client)
+        assert(client:fetch())
+        assert(client:fetch())
+        client:close()
+      end },
+      { "forgets the client", function() end },
+    }
+
+    for _, inherited in ipairs { true, false } do
+      for _, use in ipairs(uses) do
+        local where = inherited and "as a child of the process that connected" or "having connected itself"
+        it(("%s and %s leaves its new files alone"):format(where, use[1]), function()
+          local client = inherited and assert(icptoken.new(options))
+          if inherited then assert(client:fetch_all { {}, {}, {} }) end
+          in_daemon({ "before", "between", "after" }, function(directory)
+            client = client or assert(icptoken.new(options))
+            if not inherited then assert(client:fetch_all { {}, {}, {} }) end
+            local logs = open_logs(directory)
+            write_logs(logs, "before")
+            use[2](client)
+            write_logs(logs, "between")
+            client = nil -- luacheck: ignore 311
+            collectgarbage()
+            collectgarbage()
+            write_logs(logs, "after")
+          end)
+          if inherited then
+            local connections = {}
+            for _, request in ipairs(icp:requests()) do connections[request.connection] = true end
+            assert.is_table(client:fetch())
+            assert.is_true(connections[icp:last().connection])
+            client:close()
+          end
+        end)
+      end
+    end
+
+    it("before the client had a connection leaves its new files alone", function()
+      local client = assert(icptoken.new(options))
+      in_daemon({ "before", "after" }, function(directory)
+        local logs = open_logs(directory)
+        write_logs(logs, "before")
+        assert(client:fetch())
+        client:close()
+        write_logs(logs, "after")
+      end)
+      assert.is_table(client:fetch())
+      client:close()
+    end)
+
+    it("keeps a connection afterwards, and what it loses is bounded", function()
+      in_daemon({ "before" }, function(directory)
+        local client = assert(icptoken.new(options))
+        assert(client:fetch())
+        write_logs(open_logs(directory), "before")
+        assert(client:fetch())
+        local open = #testkit.open_sockets()
+        for _ = 1, 5 do assert(client:fetch()) end
+        assert.equal(open, #testkit.open_sockets())
+        assert.equal(0, client:stats().timings.connections)
+        client:close()
+        assert.equal(0, #testkit.open_sockets())
+      end)
+    end)
   end)
 
   it("opens its sockets close-on-exec", function()

@@ -7,21 +7,42 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if LIBCURL_VERSION_NUM < 0x081400 /* which may run with a newer libcurl */
 #define CURLMOPT_QUICK_EXIT ((CURLMoption)(CURLOPTTYPE_LONG + 21))
 #endif
 
+static struct pool_socket describe_socket(int fd) {
+  struct pool_socket described = {.fd = fd};
+  struct stat status;
+  if (fstat(fd, &status) == 0) {
+    described.device = status.st_dev;
+    described.inode = status.st_ino;
+  }
+  return described;
+}
+
+static bool is_ours(const struct pool_socket *recorded) {
+  struct stat status;
+  return fstat(recorded->fd, &status) == 0 && S_ISSOCK(status.st_mode) &&
+         status.st_dev == recorded->device && status.st_ino == recorded->inode;
+}
+
+static int close_recorded(const struct pool_socket *recorded) {
+  return recorded->blind || is_ours(recorded) ? close(recorded->fd) : 0;
+}
+
 static bool record_socket(struct pool *pool, int fd) {
   if (pool->count == pool->capacity) {
     size_t capacity = pool->capacity == 0 ? 8 : pool->capacity * 2;
-    int *sockets = realloc(pool->sockets, capacity * sizeof *sockets);
+    struct pool_socket *sockets = realloc(pool->sockets, capacity * sizeof *sockets);
     if (sockets == NULL) return false;
     pool->sockets = sockets;
     pool->capacity = capacity;
   }
-  pool->sockets[pool->count++] = fd;
+  pool->sockets[pool->count++] = describe_socket(fd);
   return true;
 }
 
@@ -33,36 +54,55 @@ int pool_address_port(const struct curl_sockaddr *address) {
   return 0;
 }
 
+static int new_socket(int family, int type, int protocol) {
+#ifdef SOCK_CLOEXEC
+  return socket(family, type | SOCK_CLOEXEC, protocol);
+#else
+  int fd = socket(family, type, protocol);
+  if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  return fd;
+#endif
+}
+
 static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_sockaddr *address) {
   struct opener *opener = data;
   (void)purpose;
   opener->last_port = pool_address_port(address);
   curl_easy_setopt(opener->easy, CURLOPT_VERBOSE, 1L);
-#ifdef SOCK_CLOEXEC
-  int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-#else
-  int fd = socket(address->family, address->socktype, address->protocol);
-  if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
-#endif
+  int fd = new_socket(address->family, address->socktype, address->protocol);
   if (fd < 0) return CURL_SOCKET_BAD;
   if (record_socket(opener->pool, fd)) return fd;
   close(fd);
   return CURL_SOCKET_BAD;
 }
 
+/* A descriptor that is no longer the socket on record is not closed: the process has closed it, and
+ * may have another file under its number. */
 static int close_socket(void *data, curl_socket_t fd) {
   struct pool *pool = data;
   for (size_t i = 0; i < pool->count; i++) {
-    if (pool->sockets[i] != fd) continue;
+    if (pool->sockets[i].fd != fd) continue;
+    int result = close_recorded(&pool->sockets[i]);
     pool->sockets[i] = pool->sockets[--pool->count];
-    break;
+    return result;
   }
   return close(fd);
 }
 
+static void close_witness(struct pool *pool) {
+  close_recorded(&pool->witness);
+  pool->witness = (struct pool_socket){.fd = -1};
+}
+
 bool pool_open(struct pool *pool) {
+  int witness = new_socket(AF_UNIX, SOCK_STREAM, 0);
+  if (witness < 0) return false;
+  pool->witness = describe_socket(witness);
   pool->multi = curl_multi_init();
-  if (pool->multi == NULL) return false;
+  if (pool->multi == NULL) {
+    close_witness(pool);
+    return false;
+  }
   curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, pool->kept);
   curl_multi_setopt(pool->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, pool->kept);
   /* From 8.20 on the lookup threads belong to the multi handle, and freeing it would wait for one
@@ -72,48 +112,60 @@ bool pool_open(struct pool *pool) {
   return true;
 }
 
-bool pool_is_foreign(const struct pool *pool) {
-  return pool->multi != NULL && pool->owner != getpid();
+/* Are all descriptors that the pool opened still what they were? libcurl has some of its own in a
+ * multi handle, which nobody else knows: the witness stands for them. */
+static bool is_intact(const struct pool *pool) {
+  for (size_t i = 0; i < pool->count; i++)
+    if (!is_ours(&pool->sockets[i])) return false;
+  return is_ours(&pool->witness);
+}
+
+bool pool_is_usable(const struct pool *pool) {
+  return pool->multi != NULL && pool->owner == getpid() && is_intact(pool);
 }
 
 static int open_blind(void) {
   int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-  return fd >= 0 ? fd : socket(AF_UNIX, SOCK_STREAM, 0);
+  return fd >= 0 ? fd : new_socket(AF_UNIX, SOCK_STREAM, 0);
 }
 
-/* Puts something harmless in the place of each socket, so that nothing libcurl says while it lets
- * go of them reaches the parent's connections. */
+/* Puts something harmless in the place of each socket, so that nothing that libcurl writes while it
+ * frees its handles reaches the parent's connections. */
 static bool blind_sockets(struct pool *pool) {
   if (pool->count == 0) return true;
   int blind = open_blind();
   if (blind < 0) return false;
   bool all = true;
   for (size_t i = 0; i < pool->count; i++) {
-    int fd = dup2(blind, pool->sockets[i]);
-    if (fd < 0)
-      all = false;
+    struct pool_socket *recorded = &pool->sockets[i];
+    recorded->blind = dup2(blind, recorded->fd) >= 0;
+    if (recorded->blind)
+      fcntl(recorded->fd, F_SETFD, FD_CLOEXEC);
     else
-      fcntl(fd, F_SETFD, FD_CLOEXEC);
+      all = false;
   }
   close(blind);
   return all;
 }
 
-/* Where the sockets cannot be blinded, losing a little memory is better than cutting the parent's
- * connections. */
-static void drop_foreign(struct pool *pool) {
-  if (blind_sockets(pool)) {
-    curl_multi_cleanup(pool->multi);
-  } else {
+/* Lets go of a multi handle that is not ours to use. Where descriptors of it were closed, or cannot
+ * be blinded, it is not freed: libcurl would write to files that are somebody else's by now, or to
+ * the parent's connections, and close them. What is lost is a handle for each time that a process
+ * closes its descriptors under a client. */
+static void let_go(struct pool *pool) {
+  if (!is_intact(pool) || (pool->owner != getpid() && !blind_sockets(pool))) {
     for (size_t i = 0; i < pool->count; i++)
-      close(pool->sockets[i]);
+      close_recorded(&pool->sockets[i]);
+  } else {
+    curl_multi_cleanup(pool->multi);
   }
+  close_witness(pool);
   pool->multi = NULL;
   pool->count = 0;
 }
 
 bool pool_adopt(struct pool *pool) {
-  drop_foreign(pool);
+  if (pool->multi != NULL) let_go(pool);
   return pool_open(pool);
 }
 
@@ -127,10 +179,7 @@ CURLcode pool_attach(struct opener *opener, CURL *easy) {
 }
 
 void pool_close(struct pool *pool) {
-  if (pool_is_foreign(pool))
-    drop_foreign(pool);
-  else if (pool->multi != NULL)
-    curl_multi_cleanup(pool->multi);
+  if (pool->multi != NULL) let_go(pool);
   free(pool->sockets);
   *pool = (struct pool){0};
 }

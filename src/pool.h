@@ -1,6 +1,8 @@
 /* pool.h - a client's kept connections: one curl multi handle and the sockets it opened.
- * A process that was forked must not touch the connections of its parent, not even to say goodbye:
- * the sockets are on record so that the child can blind its copies before it lets go of them. */
+ * A process that was forked must not write to the connections of its parent, not even a
+ * close_notify: the sockets are on record so that the child can replace its copies with /dev/null
+ * before it frees the handles. A process that closed its descriptors, as daemons do, may have other
+ * files under the same numbers: a descriptor is ours only while it is the socket on record. */
 #ifndef ICPTOKEN_POOL_H
 #define ICPTOKEN_POOL_H
 
@@ -11,10 +13,19 @@
 
 #pragma GCC visibility push(hidden)
 
+/* A socket of ours, by its number and by what fstat says of it. */
+struct pool_socket {
+  int fd;
+  dev_t device;
+  ino_t inode;
+  bool blind; /* /dev/null was put in its place */
+};
+
 /* A zeroed struct pool is a legal closed one. */
 struct pool {
   CURLM *multi;
-  int *sockets;
+  struct pool_socket *sockets;
+  struct pool_socket witness; /* never used: gone once the process has closed its descriptors */
   size_t count, capacity;
   pid_t owner;
   long kept; /* connections to keep, and streams of one; set before the pool is opened */
@@ -30,11 +41,12 @@ struct opener {
 /* False when memory is short. */
 bool pool_open(struct pool *pool);
 
-/* Has the process been forked since the pool was opened? */
-bool pool_is_foreign(const struct pool *pool);
+/* May the pool be used as it is? Not when it is closed, when the process has been forked since it
+ * was opened, or when the process has closed descriptors that are not its own to close. */
+bool pool_is_usable(const struct pool *pool);
 
-/* Makes the pool of a parent one of this process's own, without connections. No transfer may be
- * under way. False when memory is short: the pool is then closed, and may be opened again. */
+/* Makes a pool that is not usable one of this process's own, without connections. No transfer may
+ * be under way. False when memory is short: the pool is then closed, and may be opened again. */
 bool pool_adopt(struct pool *pool);
 
 /* Tells an easy handle to open and close its sockets through the opener's pool. Opening one also

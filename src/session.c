@@ -7,11 +7,11 @@
 #include "compat.h"
 #include "credential.h"
 
-/* A process that was forked since must not use the connections it inherited. */
+/* A process that was forked since must not use the connections that it inherited, and one that has
+ * closed its descriptors has none. */
 static bool ready_pool(struct call *call) {
   struct client *client = call->client;
-  if (client->pool.multi == NULL) return pool_open(&client->pool) || call_fail_no_memory(call);
-  if (!pool_is_foreign(&client->pool)) return true;
+  if (pool_is_usable(&client->pool)) return true;
   jitter_seed(&client->jitter);
   return pool_adopt(&client->pool) || call_fail_no_memory(call);
 }

@@ -555,6 +555,15 @@ static int open_sockets(lua_State *L) {
   return 1;
 }
 
+/* close_descriptors(first): closes every descriptor from that number on, as daemons do. */
+static int close_descriptors(lua_State *L) {
+  int first = (int)luaL_checkinteger(L, 1);
+  long limit = sysconf(_SC_OPEN_MAX);
+  for (int fd = first; fd < limit; fd++)
+    close(fd);
+  return 0;
+}
+
 enum { MAX_LIBRARIES = 256 };
 
 typedef struct {
@@ -607,6 +616,7 @@ static const luaL_Reg functions[] = {
     {"resident", testkit_resident},
     {"heap", testkit_heap},
     {"open_sockets", open_sockets},
+    {"close_descriptors", close_descriptors},
     {"pin_libraries", pin_libraries},
     {NULL, NULL},
 };
