@@ -103,7 +103,8 @@ describe("a request #short", function()
   end)
 
   it("holds no other header", function()
-    local known = { host = true, authorization = true, accept = true, ["user-agent"] = true }
+    local known = { host = true, authorization = true, accept = true, ["user-agent"] = true,
+      ["accept-encoding"] = true }
     for _, each in ipairs(send().headers) do assert.is_true(known[each[1]:lower()], each[1]) end
   end)
 

@@ -2,6 +2,7 @@
 -- says and however a call fails. Each row below is a way to fail; all that it brings is searched for all secrets.
 
 local cjson = require "cjson"
+local files = require "support.files"
 local icptoken = require "icptoken"
 local mime = require "mime"
 local stub_client = require "support.stub"
@@ -13,6 +14,7 @@ local PIECE = 16 -- no part of a secret as long as this may be seen either
 local OPAQUE = "0paque+ID/token~with_" .. ("Zq7."):rep(12) .. "=="
 local REFRESH = "refresh+0paque/token~of_joe_" .. ("Xy5."):rep(12)
 local ANSWERED = "answered-0paque/registry+token_" .. ("Wk3."):rep(12)
+local ANSWERED_JWT = "eyJhbGciOiJSUzI1NiJ9." .. ("Wm9v"):rep(12) .. "." .. ("c2ln"):rep(12)
 local PASSWORD = "correct/horse\"battery?staple>&+%"
 local BASIC = mime.b64("joe:" .. PASSWORD)
 local PROXY_PASSWORD = "proxy-password-of-joe"
@@ -206,6 +208,194 @@ describe("a server that repeats", function()
       end
       client:close()
     end
+  end)
+end)
+
+-- Ways to write a character in another form.
+local function write_each(form)
+  return function(text)
+    return (text:gsub("[^%w]", function(c) return form:format(c:byte()) end))
+  end
+end
+
+-- The code of a character of more than one byte.
+local function read_code(character)
+  local code = character:byte() % 2 ^ (7 - #character)
+  for at = 2, #character do code = code * 64 + character:byte(at) % 64 end
+  return code
+end
+
+local function write_characters(write)
+  return function(text)
+    return (text:gsub("[\194-\244][\128-\191]+", function(character) return write(read_code(character)) end))
+  end
+end
+
+local write_entities = write_characters(function(code) return ("&#%d;"):format(code) end)
+local write_json = write_characters(function(code)
+  if code < 0x10000 then return ("\\u%04x"):format(code) end
+  code = code - 0x10000
+  return ("\\ud%03x\\ud%03x"):format(0x800 + math.floor(code / 1024), 0xC00 + code % 1024)
+end)
+
+local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&apos;" }
+
+local function escape_html(text)
+  return (text:gsub("[&<>\"']", ENTITIES))
+end
+
+local ESCAPES = {
+  { "HTML", escape_html },
+  { "HTML with numbers", write_each "&#%d;" },
+  { "HTML with hexadecimal numbers", write_each "&#x%X;" },
+  { "HTML with characters as numbers", function(text) return write_entities(escape_html(text)) end },
+  { "JSON with characters as numbers", write_json },
+  { "HTML without semicolons", function(text) return (escape_html(text):gsub(";", "")) end },
+  { "HTML in HTML", function(text) return escape_html(escape_html(text)) end },
+  { "HTML in JSON", function(text) return (escape_html(text):gsub("&", "\\u0026")) end },
+  { "JSON", write_each "\\u%04x" },
+  { "JSON in JSON", function(text) return (write_each "\\u%04x"(text):gsub("\\", "\\\\")) end },
+  { "a programming language", write_each "\\x%02X" },
+  { "a URL", write_each "%%%02X" },
+  { "a URL in a URL", function(text) return write_each "%%%02X"(write_each "%%%02X"(text)) end },
+  { "a form", function(text) return (write_each "%%%02x"(text):gsub("%%20", "+")) end },
+  { "a URL in HTML", function(text) return escape_html(write_each "%%%02X"(text)) end },
+}
+
+describe("a server that repeats, escaped for", function()
+  local SPACED = "Gr\195\188n hunter2&co \240\159\152\128 <pass> 'word' =+/~"
+
+  local function check(client, body, secret)
+    for _, status in ipairs(STATUSES) do
+      stub:plan { status = status, body = body }
+      local _, message, _, details = client:fetch()
+      for _, text in ipairs(collect_strings({ message, details }, {})) do
+        for at = 1, #secret - 11 do
+          local piece = secret:sub(at, at + 11)
+          assert(not text:find(piece, 1, true), ("%q in %q"):format(piece, text))
+        end
+      end
+      assert.matches("[hidden]", message, 1, true)
+    end
+  end
+
+  for _, case in ipairs(ESCAPES) do
+    it(case[1] .. " does not get it shown", function()
+      for _, credential in ipairs { { username = "joe", password = SPACED }, { username = "joe", password = PASSWORD },
+        { id_token = OPAQUE }, { id_token = stub.id_token }, { login = { username = "joe", password = SPACED } } } do
+        local secret = credential.password or credential.id_token or credential.login.password
+        local escaped = case[2](secret)
+        local client = open_client { options = credential }
+        check(client, "<p>for " .. escaped .. "</p>", escaped)
+        check(client, '{"a":"' .. escaped, escaped)
+        client:close()
+      end
+    end)
+
+    it(case[1] .. " a JWT that it alone knows does not get it shown", function()
+      local client = open_client(credentials["an opaque ID token"])
+      local escaped = case[2](ANSWERED_JWT)
+      check(client, "<p>for " .. escaped .. "</p>", escaped)
+      client:close()
+    end)
+
+    it(case[1] .. " a short token that it alone knows does not get it shown", function()
+      local client = open_client(credentials["an opaque ID token"])
+      check(client, case[2] '<p>{"token":"0pen.Sesame+17/now"}' .. "</p>", "0pen")
+      client:close()
+    end)
+  end
+
+  it("nothing, but in base64, user name and password does not get them shown", function()
+    for _, credential in ipairs { { username = "joe", password = SPACED },
+      { login = { username = "joe", password = SPACED } } } do
+      local pair = mime.b64("joe:" .. SPACED)
+      local client = open_client { options = credential }
+      for _, text in ipairs { pair, (pair:gsub("=", "")), "x" .. pair .. "x" } do
+        check(client, "<p>for " .. text .. "</p>", text:gsub("=", ""))
+      end
+      client:close()
+    end
+  end)
+end)
+
+describe("a server that answers with what is not text", function()
+  local SHORT = "sh0rt.tok"
+
+  local function run(command, input)
+    local path = os.tmpname()
+    files.write(path, input)
+    local process = assert(io.popen(command .. " <" .. path, "r"))
+    local output = process:read "*a"
+    process:close()
+    os.remove(path)
+    return output
+  end
+
+  local function gzip(text) return run("gzip -c -n", text) end
+
+  local function widen(text, order)
+    return (text:gsub(".", order == "le" and "%0\0" or "\0%0"))
+  end
+
+  local function answer(body, encoding, status)
+    stub:plan { status = status or 200, body = body, headers = encoding and { { "Content-Encoding", encoding } } }
+    local client = open_client(credentials["an opaque ID token"])
+    local results = { client:fetch() }
+    client:close()
+    return results[1], results[2], results[3], results[4]
+  end
+
+  it("asks for none of it, and decodes it all the same", function()
+    for _, encoding in ipairs { "gzip", "x-gzip" } do
+      local token, message = answer(gzip('{"token":"' .. SHORT .. '","expires_in":90}'), encoding)
+      assert(token, message)
+      assert.equal(SHORT, token.token)
+      assert.equal("identity", stub_client.header(stub:last(), "Accept-Encoding"))
+    end
+  end)
+
+  it("has a compressed refusal read", function()
+    local body = gzip '{"errors":[{"code":"DENIED","message":"no such namespace"}]}'
+    local _, message, code, details = answer(body, "gzip", 403)
+    assert.equal("forbidden", code)
+    assert.matches("no such namespace", message, 1, true)
+    assert.same({ { code = "DENIED", message = "no such namespace" } }, details.errors)
+  end)
+
+  it("has its bytes counted as they are once decoded", function()
+    local bomb = gzip(("x"):rep(3 * 2 ^ 20))
+    assert.is_true(#bomb < 10000)
+    assert.equal("too_large", (select(3, answer(bomb, "gzip"))))
+  end)
+
+  local bodies = {
+    { "compressed without a word of it", function(body) return gzip(body) end },
+    { "in UTF-16", function(body) return "\255\254" .. widen(body, "le") end },
+    { "in UTF-16 of the other order", function(body) return "\254\255" .. widen(body, "be") end },
+    { "in UTF-16 without a mark", function(body) return widen(body, "le") end },
+    { "in UTF-32", function(body) return (body:gsub(".", "%0\0\0\0")) end },
+  }
+  for _, case in ipairs(bodies) do
+    it(case[1] .. " has no sample shown", function()
+      for _, status in ipairs { 200, 403, 500 } do
+        local body = case[2]('{"tokens":["' .. SHORT .. '"],"x":"' .. SHORT)
+        local _, message, _, details = answer(body, nil, status)
+        assert.matches(("[%d bytes that are not text]"):format(#body), message, 1, true)
+        assert.is_nil(details.errors)
+      end
+    end)
+  end
+
+  it("in JSON strings has none of them shown", function()
+    local wide = SHORT:gsub(".", "%0\\u0000")
+    local _, message, _, details = answer(('{"errors":[{"code":"A","message":"%s"}]}'):format(wide), nil, 403)
+    assert.matches("bytes that are not text]", message, 1, true)
+    assert.same({ { code = "A", message = ("[%d bytes that are not text]"):format(2 * #SHORT) } }, details.errors)
+  end)
+
+  it("has text in an older encoding shown", function()
+    assert.matches("Zugriff verweigert f\\xFCr", (select(2, answer("Zugriff verweigert f\252r", nil, 403))), 1, true)
   end)
 end)
 

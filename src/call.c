@@ -39,13 +39,20 @@ static void add_secret_string(struct secrets *secrets, const char *text) {
   if (text != NULL) scrub_add_secret(secrets, text, strlen(text));
 }
 
+/* A credential in base64, which others may write without its padding. */
+static void add_secret_base64(struct secrets *secrets, const char *text, size_t length) {
+  while (length > 0 && text[length - 1] == '=')
+    length--;
+  scrub_add_secret(secrets, text, length);
+}
+
 /* The value of an "Authorization: <scheme> <value>" line. */
 static void add_secret_line(struct secrets *secrets, const struct buffer *line) {
   static const char name[] = "Authorization: ";
   if (line->length < sizeof name) return;
   const char *space = memchr(line->data + sizeof name - 1, ' ', line->length - sizeof name + 1);
   if (space != NULL)
-    scrub_add_secret(secrets, space + 1, (size_t)(line->data + line->length - space - 1));
+    add_secret_base64(secrets, space + 1, (size_t)(line->data + line->length - space - 1));
 }
 
 void call_gather_secrets(struct call *call) {
@@ -58,6 +65,7 @@ void call_gather_secrets(struct call *call) {
   add_secret_string(&call->secrets, settings->key_password);
   add_secret_line(&call->secrets, &call->client->line);
   add_secret_line(&call->secrets, &call->client->login_line);
+  add_secret_base64(&call->secrets, call->client->pair.data, call->client->pair.length);
 }
 
 bool call_fail_no_memory(struct call *call) {

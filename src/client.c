@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "compat.h"
+#include "credential.h"
 #include "request.h"
 #include "response.h"
 
@@ -37,6 +38,7 @@ static void free_client(struct client *client) {
   buffer_free(&client->key);
   buffer_free(&client->line);
   buffer_free(&client->login_line);
+  buffer_free(&client->pair);
   buffer_free(&client->scratch);
   client->open = false;
 }
@@ -88,6 +90,9 @@ static bool open_client(lua_State *L, struct client *client, int own, int argume
          buffer_append_string(&client->own_url, client->endpoint.url.data) &&
          request_append_query(L, 0, own, client->endpoint.has_query, &client->own_url) &&
          request_append_key(L, 0, own, &client->own_key) &&
+         (client->settings.login_username == NULL ||
+          credential_append_pair(client->settings.login_username, client->settings.login_password,
+                                 &client->pair)) &&
          open_transfer(L, client, &client->exchange.transfer, &client->endpoint) &&
          (client->settings.login_username == NULL ||
           open_transfer(L, client, &client->login.transfer, &client->login_endpoint));

@@ -68,6 +68,7 @@ struct client {
   struct buffer url, key;         /* of a call's request */
   struct buffer line;             /* the Authorization header in use */
   struct buffer login_line;       /* the one that the last log-in gave */
+  struct buffer pair;             /* the base64 of user name and password, for messages to hide */
   struct buffer scratch;
   bool line_is_own;     /* line is the client's own, and does not change by itself */
   uint64_t line_serial; /* counts the changes of line */

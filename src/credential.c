@@ -100,16 +100,22 @@ static bool write_from_file(const char *path, struct buffer *line, struct failur
   return ok;
 }
 
+bool credential_append_pair(const char *username, const char *password, struct buffer *out) {
+  struct buffer pair = {0};
+  bool ok = buffer_append_string(&pair, username) && buffer_append_string(&pair, ":") &&
+            buffer_append_string(&pair, password) &&
+            buffer_append_base64(out, pair.data, pair.length);
+  buffer_free(&pair);
+  return ok;
+}
+
 static bool write_basic(const struct settings *settings, struct buffer *line,
                         struct failure *failure) {
-  struct buffer pair = {0};
-  bool ok = buffer_append_string(&pair, settings->username) && buffer_append_string(&pair, ":") &&
-            buffer_append_string(&pair, settings->password) &&
-            buffer_append_string(line, "Authorization: Basic ") &&
-            buffer_append_base64(line, pair.data, pair.length);
-  buffer_free(&pair);
-  if (!ok) failure_set_no_memory(failure);
-  return ok;
+  if (buffer_append_string(line, "Authorization: Basic ") &&
+      credential_append_pair(settings->username, settings->password, line))
+    return true;
+  failure_set_no_memory(failure);
+  return false;
 }
 
 bool credential_write(const struct settings *settings, struct buffer *line,

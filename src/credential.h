@@ -21,6 +21,9 @@ bool credential_write(const struct settings *settings, struct buffer *line,
 bool credential_write_token(const char *text, size_t length, const char *source,
                             struct buffer *line, struct failure *failure);
 
+/* Appends the base64 of "username:password" (RFC 7617). False when memory is short. */
+bool credential_append_pair(const char *username, const char *password, struct buffer *out);
+
 #pragma GCC visibility pop
 
 #endif

@@ -8,24 +8,22 @@
 
 #include "jwt.h"
 
-enum { SHORTEST_SECRET = 4, SHORTEST_JWT = 10 };
+enum {
+  MIN_SECRET = 4,
+  MIN_JWT = 10,
+  MAX_SCANNED = 16 * 1024, /* bytes of a text that a sample is made of */
+  ESCAPE_DEPTH = 2,        /* escapes of escapes, as in HTML inside JSON */
+  ESCAPE_SIZE = 12         /* the longest escape: a surrogate pair of JSON */
+};
 
 static const char mask[] = "[hidden]";
 
 void scrub_add_secret(struct secrets *secrets, const char *text, size_t length) {
-  if (text == NULL || length < SHORTEST_SECRET || secrets->count == SCRUB_SECRETS) return;
+  if (text == NULL || length < MIN_SECRET || secrets->count == SCRUB_SECRETS) return;
   secrets->secret[secrets->count++] = (struct span){text, length};
 }
 
 static bool is_token_char(char c) { return jwt_is_b64token(&c, 1) || c == '='; }
-
-/* Length of the run of token characters at the front. */
-static size_t token_run(const char *text, size_t length) {
-  size_t run = 0;
-  while (run < length && is_token_char(text[run]))
-    run++;
-  return run;
-}
 
 static int hex_value(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -45,85 +43,62 @@ static long read_hex(const char *text, size_t length, size_t count) {
   return number;
 }
 
-static size_t encode_utf8(long code, char out[3]) {
-  if (code < 0x80) {
-    out[0] = (char)code;
-    return 1;
-  }
-  if (code < 0x800) {
-    out[0] = (char)(0xC0 | code >> 6);
-    out[1] = (char)(0x80 | (code & 0x3F));
-    return 2;
-  }
-  out[0] = (char)(0xE0 | code >> 12);
-  out[1] = (char)(0x80 | (code >> 6 & 0x3F));
-  out[2] = (char)(0x80 | (code & 0x3F));
-  return 3;
+static size_t encode_utf8(long code, char out[4]) {
+  static const unsigned char leads[] = {0, 0, 0xC0, 0xE0, 0xF0};
+  size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+  for (size_t i = size - 1; i > 0; i--, code >>= 6)
+    out[i] = (char)(0x80 | (code & 0x3F));
+  out[0] = (char)(leads[size] | code);
+  return size;
 }
 
-/* What stands at the front of the text, with an escape of JSON or of URLs resolved: its bytes go to
- * out, their number to size. Returns how much of the text that was. */
-static size_t resolve_escape(const char *text, size_t length, char out[3], size_t *size) {
-  *size = 1;
-  out[0] = text[0];
-  if (text[0] == '%') {
-    long byte = read_hex(text + 1, length - 1, 2);
-    if (byte < 0) return 1;
-    out[0] = (char)byte;
-    return 3;
+/* A character that stands in a text, escaped or not: how much of the text it takes (0: it is not
+ * there), and its bytes. */
+struct character {
+  size_t taken, size;
+  char bytes[4];
+};
+
+static const struct character no_character = {0, 0, ""};
+
+static struct character make_character(size_t taken, long code) {
+  struct character character = {.taken = taken};
+  if (code < 0 || code > 0x10FFFF) return no_character;
+  character.size = encode_utf8(code, character.bytes);
+  return character;
+}
+
+/* The backslash's escapes in JSON and in programming languages. */
+static struct character resolve_backslash(const char *text, size_t length) {
+  if (length < 2) return no_character;
+  if (text[1] == 'x') {
+    long byte = read_hex(text + 2, length - 2, 2);
+    if (byte >= 0) return (struct character){4, 1, {(char)byte}};
   }
-  if (text[0] != '\\' || length < 2) return 1;
-  out[0] = text[1];
-  if (text[1] != 'u') return 2;
+  if (text[1] != 'u') return (struct character){2, 1, {text[1]}};
   long code = read_hex(text + 2, length - 2, 4);
-  if (code < 0) return 2;
-  *size = encode_utf8(code, out);
-  return 6;
-}
-
-/* How much of the text is this secret with some of its characters escaped. A text that ends inside
- * the secret counts too: it was cut off there. */
-static size_t match_escaped(struct span secret, const char *text, size_t length) {
-  size_t at = 0, matched = 0, size;
-  char bytes[3];
-  while (matched < secret.length && at < length) {
-    at += resolve_escape(text + at, length - at, bytes, &size);
-    if (size > secret.length - matched || memcmp(bytes, secret.start + matched, size) != 0)
-      return 0;
-    matched += size;
+  if (code < 0) return (struct character){2, 1, {'u'}};
+  bool is_high = code >= 0xD800 && code < 0xDC00;
+  if (is_high && length >= ESCAPE_SIZE && text[6] == '\\' && text[7] == 'u') {
+    long low = read_hex(text + 8, length - 8, 4);
+    if (low >= 0xDC00 && low < 0xE000)
+      return make_character(ESCAPE_SIZE, 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00));
   }
-  return matched >= SHORTEST_SECRET ? at : 0;
+  return make_character(6, code);
 }
 
-/* The same for the secret as it is. */
-static size_t match_plain(struct span secret, const char *text, size_t length) {
-  size_t matched = secret.length < length ? secret.length : length;
-  return matched >= SHORTEST_SECRET && memcmp(text, secret.start, matched) == 0 ? matched : 0;
-}
-
-static size_t match_secret(const struct secrets *secrets, const char *text, size_t length) {
-  size_t longest = 0;
-  for (size_t i = 0; i < secrets->count; i++) {
-    size_t plain = match_plain(secrets->secret[i], text, length);
-    size_t escaped = match_escaped(secrets->secret[i], text, length);
-    if (plain > longest) longest = plain;
-    if (escaped > longest) longest = escaped;
-  }
-  return longest;
-}
-
-/* Every JOSE header is a JSON object, so every JWT begins with the base64 of {" or of { and white
- * space: "eyJ", "eyA", "ewo", "ew0", "ewk". */
-static size_t match_jwt(const char *text, size_t length) {
-  static const char starts[][4] = {"eyJ", "eyA", "ewo", "ew0", "ewk"};
-  if (length < SHORTEST_JWT || text[0] != 'e') return 0;
-  for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
-    if (memcmp(text, starts[i], 3) != 0) continue;
-    size_t run = token_run(text, length);
-    return run < SHORTEST_JWT ? 0 : run;
-  }
-  return 0;
-}
+/* HTML's names of the ASCII characters that have one. */
+static const struct {
+  const char *name;
+  char character;
+} entities[] = {{"amp", '&'},    {"lt", '<'},     {"gt", '>'},     {"quot", '"'},   {"apos", '\''},
+                {"excl", '!'},   {"num", '#'},    {"dollar", '$'}, {"percnt", '%'}, {"lpar", '('},
+                {"rpar", ')'},   {"ast", '*'},    {"plus", '+'},   {"comma", ','},  {"period", '.'},
+                {"sol", '/'},    {"colon", ':'},  {"semi", ';'},   {"equals", '='}, {"quest", '?'},
+                {"commat", '@'}, {"lsqb", '['},   {"lbrack", '['}, {"bsol", '\\'},  {"rsqb", ']'},
+                {"rbrack", ']'}, {"hat", '^'},    {"lowbar", '_'}, {"grave", '`'},  {"lcub", '{'},
+                {"lbrace", '{'}, {"verbar", '|'}, {"vert", '|'},   {"rcub", '}'},   {"rbrace", '}'},
+                {"tilde", '~'}};
 
 static bool has_word(const char *text, size_t length, const char *word) {
   size_t size = strlen(word);
@@ -133,14 +108,170 @@ static bool has_word(const char *text, size_t length, const char *word) {
   return true;
 }
 
+/* "&amp;": browsers take it without the semicolon too. */
+static struct character resolve_named_entity(const char *text, size_t length) {
+  for (size_t i = 0; i < sizeof entities / sizeof *entities; i++) {
+    if (!has_word(text + 1, length - 1, entities[i].name)) continue;
+    size_t at = 1 + strlen(entities[i].name);
+    if (at < length && text[at] == ';') at++;
+    return (struct character){at, 1, {entities[i].character}};
+  }
+  return no_character;
+}
+
+/* "&#46;" or "&#x2E;". */
+static struct character resolve_entity(const char *text, size_t length) {
+  long code = 0;
+  if (length < 3 || text[1] != '#') return resolve_named_entity(text, length);
+  int base = (text[2] | 0x20) == 'x' ? 16 : 10;
+  size_t digits = base == 16 ? 3 : 2, at = digits;
+  for (; at < length && code <= 0x10FFFF; at++) {
+    int value = hex_value(text[at]);
+    if (value < 0 || value >= base) break;
+    code = code * base + value;
+  }
+  if (at == digits) return no_character;
+  if (at < length && text[at] == ';') at++;
+  return make_character(at, code);
+}
+
+static struct character resolve_escape(const char *text, size_t length) {
+  long byte;
+  switch (text[0]) {
+  case '%':
+    byte = read_hex(text + 1, length - 1, 2);
+    return byte < 0 ? no_character : (struct character){3, 1, {(char)byte}};
+  case '\\':
+    return resolve_backslash(text, length);
+  case '&':
+    return resolve_entity(text, length);
+  default:
+    return no_character;
+  }
+}
+
+/* What stands at the front of the text, which is not empty, with escapes resolved depth times. */
+static struct character read_character(const char *text, size_t length, int depth) {
+  const struct character plain = {1, 1, {text[0]}};
+  char window[ESCAPE_SIZE];
+  size_t ends[ESCAPE_SIZE], filled = 0, at = 0;
+  if (depth == 0 || (text[0] != '%' && text[0] != '\\' && text[0] != '&')) return plain;
+  while (filled < ESCAPE_SIZE && at < length) {
+    struct character next = read_character(text + at, length - at, depth - 1);
+    at += next.taken;
+    if (next.size > 1) { /* no part of an escape */
+      if (filled == 0) return next;
+      break;
+    }
+    window[filled] = next.bytes[0];
+    ends[filled++] = at;
+  }
+  struct character resolved = resolve_escape(window, filled);
+  if (resolved.taken == 0) resolved = (struct character){1, 1, {window[0]}};
+  resolved.taken = ends[resolved.taken - 1];
+  return resolved;
+}
+
+static struct character resolve(const char *text, size_t length) {
+  return read_character(text, length, ESCAPE_DEPTH);
+}
+
+static bool is_one_of(const struct character *character, const char *set) {
+  return character->size == 1 && character->bytes[0] != '\0' &&
+         strchr(set, character->bytes[0]) != NULL;
+}
+
+/* Length of the run of token characters at the front, escaped or not. */
+static size_t token_run(const char *text, size_t length) {
+  size_t run = 0;
+  while (run < length) {
+    struct character next = resolve(text + run, length - run);
+    if (next.size != 1 || !is_token_char(next.bytes[0])) break;
+    run += next.taken;
+  }
+  return run;
+}
+
+/* How many bytes of the secret this character is, 0 when it is another one. A space is a plus sign
+ * in a form, and a byte beyond ASCII may have been taken for a character of ISO 8859-1. */
+static size_t match_character(const struct character *character, const char *secret, size_t left) {
+  const char *bytes = character->bytes;
+  if (character->size <= left && memcmp(bytes, secret, character->size) == 0)
+    return character->size;
+  if (*secret == ' ' && is_one_of(character, "+")) return 1;
+  bool latin = character->size == 2 && (unsigned char)bytes[0] <= 0xC3;
+  return latin && (char)((bytes[0] & 3) << 6 | (bytes[1] & 0x3F)) == *secret;
+}
+
+/* How much of the text is this secret with some of its characters escaped. A text that ends inside
+ * the secret counts too: it was cut off there. */
+static size_t match_escaped(struct span secret, const char *text, size_t length, int depth) {
+  size_t at = 0, matched = 0;
+  while (matched < secret.length && at < length) {
+    struct character next = read_character(text + at, length - at, depth);
+    size_t same = match_character(&next, secret.start + matched, secret.length - matched);
+    if (same == 0) return 0;
+    at += next.taken;
+    matched += same;
+  }
+  return matched >= MIN_SECRET ? at : 0;
+}
+
+/* The same for the secret as it is. */
+static size_t match_plain(struct span secret, const char *text, size_t length) {
+  size_t matched = secret.length < length ? secret.length : length;
+  return matched >= MIN_SECRET && memcmp(text, secret.start, matched) == 0 ? matched : 0;
+}
+
+static size_t match_secret(const struct secrets *secrets, const char *text, size_t length) {
+  size_t longest = 0;
+  for (size_t i = 0; i < secrets->count; i++) {
+    size_t plain = match_plain(secrets->secret[i], text, length);
+    if (plain > longest) longest = plain;
+    for (int depth = 1; depth <= ESCAPE_DEPTH; depth++) {
+      size_t escaped = match_escaped(secrets->secret[i], text, length, depth);
+      if (escaped > longest) longest = escaped;
+    }
+  }
+  while (longest > 0 && longest < length) { /* its padding, which may not be part of the secret */
+    struct character next = resolve(text + longest, length - longest);
+    if (!is_one_of(&next, "=")) break;
+    longest += next.taken;
+  }
+  return longest;
+}
+
+/* Every JOSE header is a JSON object, so every JWT begins with the base64 of {" or of { and white
+ * space: "eyJ", "eyA", "ewo", "ew0", "ewk". */
+static size_t match_jwt(const char *text, size_t length) {
+  static const char starts[][4] = {"eyJ", "eyA", "ewo", "ew0", "ewk"};
+  char front[3];
+  size_t at = 0;
+  for (size_t i = 0; i < sizeof front; i++) {
+    struct character next = no_character;
+    if (at < length) next = resolve(text + at, length - at);
+    front[i] = next.bytes[0];
+    at += next.taken;
+  }
+  for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
+    if (memcmp(front, starts[i], sizeof front) != 0) continue;
+    size_t run = token_run(text, length);
+    return run < MIN_JWT ? 0 : run;
+  }
+  return 0;
+}
+
 /* The name of an authentication scheme and the spaces behind it. */
 static size_t match_scheme(const char *text, size_t length) {
   static const char *const schemes[] = {"bearer", "basic"};
   for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
     size_t name = strlen(schemes[i]), at = name;
     if (!has_word(text, length, schemes[i])) continue;
-    while (at < length && text[at] == ' ')
-      at++;
+    while (at < length) {
+      struct character next = resolve(text + at, length - at);
+      if (!is_one_of(&next, " +")) break;
+      at += next.taken;
+    }
     if (at > name) return at;
   }
   return 0;
@@ -154,8 +285,12 @@ static size_t match_label(const char *text, size_t length) {
     size_t at = strlen(labels[i]);
     bool assigned = false;
     if (!has_word(text, length, labels[i])) continue;
-    for (; at < length && text[at] != '\0' && strchr(" \t\r\n\"'\\:=", text[at]) != NULL; at++)
-      if (text[at] == ':' || text[at] == '=') assigned = true;
+    while (at < length) {
+      struct character next = resolve(text + at, length - at);
+      if (!is_one_of(&next, " \t\r\n\"'\\:=")) break;
+      if (is_one_of(&next, ":=")) assigned = true;
+      at += next.taken;
+    }
     if (assigned) return at;
   }
   return 0;
@@ -164,8 +299,11 @@ static size_t match_label(const char *text, size_t length) {
 /* Length of the value behind such a name. */
 static size_t value_run(const char *text, size_t length) {
   size_t run = 0;
-  while (run < length && (text[run] == '\0' || strchr(" \t\r\n\"',;&<>{}[]", text[run]) == NULL))
-    run++;
+  while (run < length) {
+    struct character next = resolve(text + run, length - run);
+    if (is_one_of(&next, " \t\r\n\"',;&<>{}[]")) break;
+    run += next.taken;
+  }
   return run;
 }
 
@@ -222,7 +360,7 @@ static size_t whole_run(const struct secrets *secrets, const char *text, size_t 
     size_t secret = match_secret(secrets, text + i, length - i);
     if (secret > 0 && i + secret > run) run = i + secret;
   }
-  return run >= SHORTEST_SECRET ? run : 0;
+  return run >= MIN_SECRET ? run : 0;
 }
 
 static void add_plain(struct sample *sample, const char *text, size_t length) {
@@ -257,16 +395,36 @@ static size_t add_next(struct sample *sample, const struct secrets *secrets, con
   return shown + hidden;
 }
 
+/* Is this text, in UTF-8 or one of the ISO 8859 family? What is compressed, or has two bytes for
+ * each character, is not. */
+static bool is_text(const char *text, size_t length) {
+  while (length > 0) {
+    unsigned char c = (unsigned char)*text;
+    size_t taken = printable(text, length);
+    if (taken == 0 && c >= 0xC2 && length < 4) return true; /* a character that was cut off */
+    if (taken == 0 && c < 0xA0 && (c < '\t' || c > '\r')) return false;
+    text += taken > 0 ? taken : 1;
+    length -= taken > 0 ? taken : 1;
+  }
+  return true;
+}
+
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]) {
+  static const char omission[] = "\xE2\x80\xA6";
   struct sample sample = {out, 0, 0, false};
+  if (!is_text(text, length)) {
+    snprintf(out, SCRUB_SIZE, "[%zu bytes that are not text]", length);
+    return out;
+  }
+  bool cut = length > MAX_SCANNED;
+  if (cut) length = MAX_SCANNED;
   while (length > 0 && !sample.full) {
     size_t taken = add_next(&sample, secrets, text, length);
     text += taken;
     length -= taken;
   }
-  if (sample.full) {
-    static const char omission[] = "\xE2\x80\xA6";
+  if (sample.full || cut) {
     memcpy(out + sample.bytes, omission, sizeof omission - 1);
     sample.bytes += sizeof omission - 1;
   }

@@ -24,9 +24,10 @@ struct secrets {
 void scrub_add_secret(struct secrets *secrets, const char *text, size_t length);
 
 /* Writes a sample of text to out: control characters and broken UTF-8 as escapes, no more than
- * SCRUB_CHARACTERS characters, and "[hidden]" for every known secret, be it escaped as in JSON or
- * URLs or cut off at the end, for everything that looks like a JWT, and for what stands behind
- * "Bearer", "Basic" or a name like "token" or "password". Returns out. */
+ * SCRUB_CHARACTERS characters, and "[hidden]" for every known secret, be it escaped as in JSON,
+ * URLs, forms or HTML, twice over, or cut off at the end, for everything that looks like a JWT, and
+ * for what stands behind "Bearer", "Basic" or a name like "token" or "password". Of what is not
+ * text, such as compressed data, only the length is told. Returns out. */
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]);
 

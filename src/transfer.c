@@ -186,6 +186,7 @@ static void set_behaviour(const struct setup *setup, struct transfer *transfer) 
   SET(setup, CURLOPT_QUICK_EXIT, 1L); /* or a limit would wait for the name lookup's thread */
   SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
   SET(setup, CURLOPT_HTTP09_ALLOWED, 0L);
+  SET(setup, CURLOPT_ACCEPT_ENCODING, "identity"); /* and what comes compressed is decoded */
   SET(setup, CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE); /* a CONNECT never carries ours */
   SET(setup, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
   SET(setup, CURLOPT_TCP_KEEPALIVE, 1L);
