@@ -49,6 +49,7 @@ build = {
         "src/lifetime.c",
         "src/options.c",
         "src/pool.c",
+        "src/refusal.c",
         "src/request.c",
         "src/response.c",
         "src/retry.c",

@@ -228,7 +228,7 @@ for name, call in pairs(CALLS) do
     end)
 
     it("may say so at length and on several lines", function()
-      local message = fail_with(function() return nil, "line one\nline two\0\27[31m" .. ("x"):rep(5000) end)
+      local message = fail_with(function() return nil, "line one\nline two\r\27[31m" .. ("x"):rep(5000) end)
       assert.matches("line one", message, 1, true)
       assert.is_true(#message < 1000)
     end)

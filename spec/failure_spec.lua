@@ -6,6 +6,7 @@ local icptoken = require "icptoken"
 local mime = require "mime"
 local stub_client = require "support.stub"
 
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 local PATH = "/image-manager/api/v1/auth/token"
 local PASSWORD = "pass-of-the-user"
 local SAMPLE_CHARACTERS = 200
@@ -244,8 +245,26 @@ describe("the errors of a refusal", function()
     end)
   end
 
-  it("are not read from an answer of 200", function()
-    local _, details = fail_with_body("invalid_response", 200, '{"errors":[{"code":"DENIED","message":"no"}]}')
+  for _, body in ipairs { '{"error":"access_denied","error_description":"no such team"}',
+    '{"errors":[{"code":"DENIED","message":"no such team"}]}', '{"message":"no such team"}',
+    '{"details":"no such team"}', '{"token":null,"message":"no such team"}' } do
+    it("are read from an answer of 200 without a token, " .. body, function()
+      local message, details = fail_with_body("invalid_response", 200, body)
+      assert.matches("no such team", message, 1, true)
+      assert.equal("no such team", details.errors[1].message)
+      assert.is_false(details.retryable)
+      stub:plan { path = LOGIN_PATH, status = 200, body = body }
+      local _, said, code, more = icptoken.login { host = "localhost", port = stub.ports.h1, cacert = stub.ca,
+        username = stub.username, password = stub.password }
+      assert.matches("no such team", said, 1, true)
+      assert.equal("invalid_response", code)
+      assert.equal("no such team", more.errors[1].message)
+    end)
+  end
+
+  it("that is none are a sample of an answer of 200 without a token", function()
+    local message, details = fail_with_body("invalid_response", 200, '{"state":"under maintenance"}')
+    assert.matches('it begins: {"state":"under maintenance"}', message, 1, true)
     assert.is_nil(details.errors)
   end)
 

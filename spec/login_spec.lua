@@ -267,20 +267,16 @@ describe("the identity provider's answer", function()
     end)
   end
 
-  it("is asked for again when it is empty", function()
-    stub:plan({ path = LOGIN_PATH, status = 200, body = "" })
-    assert(login { retries = 1 })
-    assert_requests(2, 0)
-    local _, details = fail("invalid_response", answer "")
-    assert.is_true(details.retryable)
-  end)
-
-  it("is asked for again when it was cut off", function()
-    for _, framing in ipairs { "length", "chunked", "close" } do
-      stub:plan { path = LOGIN_PATH, framing = framing, cut = 300 }
-      fail("network", login())
-      stub:plan { path = LOGIN_PATH, framing = framing, cut = 300 }
-      assert(login { retries = 1 })
+  it("is not asked for again when it is empty or cut off, as the password may have been judged", function()
+    for _, order in ipairs { { status = 200, body = "" }, { framing = "length", cut = 300 },
+      { framing = "chunked", cut = 300 }, { framing = "close", cut = 300 } } do
+      order.path = LOGIN_PATH
+      stub:reset()
+      stub:plan(order)
+      local _, details = fail(order.body and "invalid_response" or "network", login { retries = 3 })
+      assert.is_true(details.retryable)
+      assert.equal(1, details.attempts)
+      assert_requests(1, 0)
     end
   end)
 
@@ -316,21 +312,70 @@ describe("a log-in that is refused", function()
     end)
   end
 
-  it("is tried again after a 500, with the whole form", function()
-    stub:plan { path = LOGIN_PATH, status = 500, times = 2 }
+  for _, status in ipairs { 408, 429, 500, 501, 505, 599 } do
+    it(("is not tried again after a %d, as the password may have been judged"):format(status), function()
+      stub:plan { path = LOGIN_PATH, status = status, headers = { { "Retry-After", "0" } }, times = "forever" }
+      local details = select(4, login { retries = 3 })
+      assert.equal(status, details.status)
+      assert.equal(1, details.attempts)
+      assert_requests(1, 0)
+    end)
+  end
+
+  for _, status in ipairs { 502, 503, 504 } do
+    it(("is tried again after a %d, with the whole form"):format(status), function()
+      stub:plan { path = LOGIN_PATH, status = status, times = 2 }
+      assert(login { retries = 2 })
+      local requests = stub:requests()
+      assert.equal(3, #requests)
+      assert.equal(requests[1].body, requests[3].body)
+    end)
+  end
+
+  it("is tried again where there was no connection", function()
+    stub:plan { at = "connect", ["end"] = "reset", times = 2 }
     assert(login { retries = 2 })
-    local requests = stub:requests()
-    assert.equal(3, #requests)
-    assert.equal(requests[1].body, requests[3].body)
-    stub:plan { path = LOGIN_PATH, status = 500, times = "forever" }
-    local _, details = fail("server_error", login { retries = 1 })
-    assert.equal(2, details.attempts)
+    assert_requests(1, 0)
   end)
 
-  it("is tried again after a reset, with the whole form", function()
+  it("is not tried again after a reset", function()
     stub:plan { path = LOGIN_PATH, raw = "", ["end"] = "reset", times = 2 }
-    assert(login { retries = 2 })
-    for _, request in ipairs(stub:requests()) do assert.matches("password=admin", request.body, 1, true) end
+    local _, details = fail("network", login { retries = 2 })
+    assert.equal(1, details.attempts)
+    assert_requests(1, 0)
+  end)
+
+  it("is not sent again by libcurl where a kept connection breaks", function()
+    local client = icptoken.new { host = "localhost", port = stub.ports.h1, cacert = stub.ca, retries = 0,
+      login = { username = stub.username, password = stub.password } }
+    assert(client:fetch())
+    stub:reset()
+    stub:plan({ path = PATH, status = 401 }, { path = LOGIN_PATH, raw = "", ["end"] = "close" })
+    fail("network", client:fetch())
+    assert_requests(1, 1)
+    client:close()
+  end)
+
+  for _, code in ipairs { "invalid_grant", "invalid_client", "access_denied", "unauthorized_client" } do
+    it(("is a wrong password when its status is 400 and its error %s"):format(code), function()
+      stub:plan { path = LOGIN_PATH, status = 400,
+        body = ('{"error":"%s","error_description":"not like that"}'):format(code) }
+      local message, details = fail("unauthorized", login { retries = 3 })
+      assert.matches("refused user name and password (400): not like that", message, 1, true)
+      assert.same({ { code = code, message = "not like that" } }, details.errors)
+      assert.equal(400, details.status)
+      assert.is_false(details.retryable)
+    end)
+  end
+
+  it("is not a wrong password when its status is 400 for another reason", function()
+    for _, body in ipairs { '{"error":"invalid_request"}', '{"error":"unsupported_grant_type"}', "", "invalid_grant",
+      '{"errors":[{"code":"invalid_scope"}]}' } do
+      stub:plan { path = LOGIN_PATH, status = 400, body = body }
+      fail("http_status", login())
+    end
+    stub:plan { path = PATH, status = 400, body = '{"error":"invalid_grant"}' }
+    fail("http_status", icptoken.fetch(cases.options(stub)))
   end)
 
   it("ends at its limit in time", function()
@@ -417,18 +462,16 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("gives up when a new ID token is refused, too", function()
+  it("gives up when a new ID token is refused, too, and does not log in for the next call", function()
     local client = open { retries = 2 }
     assert(client:fetch())
-    for _ = 1, 2 do
-      stub:reset()
-      stub:plan { path = PATH, status = 401, times = "forever" }
+    stub:reset()
+    stub:plan { path = PATH, status = 401, times = "forever" }
+    for _ = 1, 3 do
       local _, details = fail("unauthorized", client:fetch())
       assert.equal(PATH, details.url:match "^%l+://[^/]+(/.*)$")
       assert_requests(1, 2)
     end
-    stub:reset()
-    assert(client:fetch())
     client:close()
   end)
 
@@ -441,34 +484,31 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("posts a wrong password once a call", function()
+  it("posts a wrong password once, whatever is called", function()
     local client = open { login = { username = stub.username, password = PASSWORD }, retries = 5 }
-    for n, call in ipairs { client.fetch, client.token, client.fetch } do
+    for n, call in ipairs { client.fetch, client.token, client.fetch, client.token, client.token } do
       local message, details = fail("unauthorized", call(client))
       assert.matches("the user name or password is not right", message, 1, true)
       assert.same({ { code = "invalid_grant", message = "the user name or password is not right" } }, details.errors)
-      assert.equal(1, details.attempts)
+      assert.equal(n == 1 and 1 or 0, details.attempts)
       assert_at_identity_provider(details)
-      assert_requests(n, 0)
+      assert_requests(1, 0)
     end
     fail("unauthorized", client:fetch_all { {}, {}, {} })
-    assert_requests(4, 0)
+    assert_requests(1, 0)
     client:close()
   end)
 
-  it("posts a password that was changed meanwhile once a call", function()
+  it("posts a password that was changed meanwhile once", function()
     local client = open { retries = 5 }
     assert(client:fetch())
     end_id_tokens()
     stub:set { users = { admin = "changed" } }
-    local _, details = fail("unauthorized", client:fetch())
-    assert_at_identity_provider(details)
-    assert_requests(1, 1)
-    fail("unauthorized", client:fetch())
-    assert_requests(2, 1)
-    stub:set { users = { admin = stub.password } }
-    assert(client:fetch())
-    assert_requests(3, 2)
+    for _ = 1, 3 do
+      local _, details = fail("unauthorized", client:fetch())
+      assert_at_identity_provider(details)
+      assert_requests(1, 1)
+    end
     client:close()
   end)
 

@@ -78,10 +78,15 @@ static void take_next(lua_State *L, struct batch *batch, struct slot *slot) {
   failure_clear(&slot->exchange.failure);
   slot->exchange.attempts = 0;
   call->client->counters.requests++;
-  if (build_url(L, call->client, slot->request, &slot->url))
-    begin_exchange(L, batch, slot);
-  else
+  if (!build_url(L, call->client, slot->request, &slot->url)) {
     fail_no_memory(L, batch, slot);
+  } else if (session_is_refused(L, call, &slot->exchange.failure)) { /* by an earlier request */
+    record_failure(L, batch, slot);
+    call->shown_url = call->client->endpoint.shown.data;
+    end_request(batch, slot);
+  } else {
+    begin_exchange(L, batch, slot);
+  }
 }
 
 /* After a 401: is there an ID token that this request has not tried? Logs in for it when need be.
@@ -94,7 +99,10 @@ static bool has_new_token(lua_State *L, struct batch *batch, struct slot *slot) 
     lua_pop(L, 1);
     return true;
   }
-  if (call->settings->login_username == NULL || call->logged_in) return false;
+  if (call->settings->login_username == NULL || call->logged_in) {
+    session_note_refusal(L, call, &slot->exchange.failure);
+    return false;
+  }
   call->deadline_ms = slot->deadline_ms;
   if (session_log_in_again(L, call)) return true;
   slot->exchange.failure = call->client->exchange.failure;
@@ -119,6 +127,7 @@ static void settle_slot(lua_State *L, struct batch *batch, struct slot *slot) {
   case CALL_AGAIN:
     break;
   case CALL_READ:
+    session_note_acceptance(call);
     lua_rawseti(L, BATCH_TOKENS, slot->request);
     end_request(batch, slot);
     break;
@@ -142,11 +151,15 @@ static void turn_slot(lua_State *L, struct batch *batch, struct slot *slot) {
   }
 }
 
-/* How many slots may be in use. Until a server has said how many streams it takes, libcurl counts
- * on 100 (the least, says RFC 9113 section 6.5.2) and opens a connection for each one more. */
+/* How many slots may be in use. A password that was never accepted is sent once before it is sent
+ * again: many wrong ones at a time lock an account. Until a server has said how many streams it
+ * takes, libcurl counts on 100 (the least, says RFC 9113 section 6.5.2) and opens a connection for
+ * each one more. */
 static size_t count_usable(const struct batch *batch) {
   const struct client *client = batch->call->client;
   const size_t untold = 100;
+  bool may_be_wrong = client->settings.username != NULL && !client->accepted;
+  if (may_be_wrong && batch->done == 0) return 1;
   bool told = batch->done > 0 || strcmp(client->settings.http_version, "2") != 0;
   return told || client->slot_count < untold ? client->slot_count : untold;
 }

@@ -30,6 +30,7 @@ struct call {
   int64_t timeout_ms, retries, deadline_ms;
   unsigned attempts;     /* all that were made */
   bool logged_in;        /* a log-in was part of it */
+  bool polls;            /* it is client:token, which is called again and again */
   const char *shown_url; /* of the endpoint that failed, for details.url */
   struct secrets secrets;
   struct circumstances about;

@@ -39,6 +39,7 @@ static void free_client(struct client *client) {
   buffer_free(&client->line);
   buffer_free(&client->login_line);
   buffer_free(&client->pair);
+  refusal_free(&client->refusal);
   buffer_free(&client->scratch);
   client->open = false;
 }
@@ -106,6 +107,8 @@ static void keep_spare_details(lua_State *L, int own) {
   compat_pushwhole(L, 0);
   lua_setfield(L, -2, "attempts");
   lua_rawseti(L, own, CLIENT_SPARE_DETAILS);
+  lua_pushboolean(L, 0); /* so that the place is there */
+  lua_rawseti(L, own, CLIENT_REFUSAL_ERRORS);
 }
 
 int client_new(lua_State *L, int argument, enum options_place place) {
@@ -126,6 +129,7 @@ int client_new(lua_State *L, int argument, enum options_place place) {
     return fail_no_memory(L);
   }
   jitter_seed(&client->jitter);
+  client->login.is_login = true;
   client->open = true;
   lua_settop(L, index);
   return 1;

@@ -14,6 +14,7 @@
 #include "jitter.h"
 #include "options.h"
 #include "pool.h"
+#include "refusal.h"
 #include "settings.h"
 
 #pragma GCC visibility push(hidden)
@@ -34,9 +35,10 @@ enum {
   CLIENT_UPVALUES = CLIENT_CACHED
 };
 
-/* Places in the client's own Lua table, which has option names for keys otherwise. Tokens of the
- * cache follow at CLIENT_TOKENS + place. */
-enum { CLIENT_SPARE_DETAILS = 1, CLIENT_TOKENS };
+/* Places in the client's own Lua table, which has option names for keys otherwise: the details of a
+ * call that Lua has no memory for, the server's errors of the refusal (or false), and at
+ * CLIENT_TOKENS + place the tokens of the cache. */
+enum { CLIENT_SPARE_DETAILS = 1, CLIENT_REFUSAL_ERRORS, CLIENT_TOKENS };
 
 /* One of the requests of a fetch_all that are under way. */
 struct slot {
@@ -70,8 +72,10 @@ struct client {
   struct buffer login_line;       /* the one that the last log-in gave */
   struct buffer pair;             /* the base64 of user name and password, for messages to hide */
   struct buffer scratch;
-  bool line_is_own;     /* line is the client's own, and does not change by itself */
-  uint64_t line_serial; /* counts the changes of line */
+  struct refusal refusal; /* of the client's own credential */
+  bool accepted;          /* the client's own user name and password were, at least once */
+  bool line_is_own;       /* line is the client's own, and does not change by itself */
+  uint64_t line_serial;   /* counts the changes of line */
   struct counters counters;
 };
 

@@ -62,6 +62,14 @@ int exchange_idle_ms(const struct exchange *exchange, int limit_ms) {
   return left < limit_ms ? (int)left : limit_ms;
 }
 
+/* Can the request not have been judged? It was not sent, or a gateway on the way says that nobody
+ * answered it. */
+static bool was_not_judged(const struct exchange *exchange) {
+  long status = exchange->failure.status;
+  return status == 502 || status == 503 || status == 504 ||
+         (status == 0 && !transfer_was_sent(&exchange->transfer));
+}
+
 bool exchange_retry(struct exchange *exchange, struct jitter *jitter) {
   struct failure *failure = &exchange->failure;
   const struct answer *answer = &exchange->transfer.answer;
@@ -70,6 +78,7 @@ bool exchange_retry(struct exchange *exchange, struct jitter *jitter) {
   if (!failure->retryable || failure->code == FAILURE_NO_MEMORY || exchange->lookup_timed_out ||
       exchange->attempts > exchange->retries)
     return false;
+  if (exchange->is_login && !was_not_judged(exchange)) return false;
   if (failure->status == 429 && failure->retry_after < 0) return false;
   double wait = (double)retry_backoff_ms(exchange->attempts - 1, jitter);
   if (failure->retry_after * 1000 > wait) wait = failure->retry_after * 1000;

@@ -30,6 +30,7 @@ struct exchange {
   int64_t sent_steady_ms, sent_wall_ms; /* when the last attempt was sent */
   unsigned attempts, retries;
   bool lookup_timed_out;
+  bool is_login; /* repeated only where the password cannot have been judged */
 };
 
 /* Makes ready for the first attempt. url must live until the exchange has ended; the deadline is a

@@ -40,3 +40,11 @@ void failure_set_no_memory(struct failure *failure) {
   failure->retryable = true;
   strcpy(failure->message, "not enough memory");
 }
+
+void failure_add(struct failure *failure, const char *format, ...) {
+  size_t length = strlen(failure->message);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(failure->message + length, sizeof failure->message - length, format, arguments);
+  va_end(arguments);
+}

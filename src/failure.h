@@ -62,6 +62,10 @@ void failure_set(struct failure *failure, enum failure_code code, bool retryable
 /* The same for memory that ran out: the message is always this one. */
 void failure_set_no_memory(struct failure *failure);
 
+/* Appends to the message as much as there is room for. */
+void failure_add(struct failure *failure, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 #pragma GCC visibility pop
 
 #endif

@@ -129,73 +129,6 @@ static bool finish_token(lua_State *L, const struct reader *reader, struct excha
   return true;
 }
 
-/* Nothing, or something that is no JSON, from a server that did not mark where its answer ends may
- * be the front of a good answer. */
-static void blame_body(lua_State *L, const struct reader *reader, struct exchange *exchange) {
-  const struct answer *answer = &exchange->transfer.answer;
-  struct failure *failure = &exchange->failure;
-  const char *where = reader->about->endpoint->authority.data;
-  char sample[SCRUB_SIZE], why[SCRUB_SIZE];
-  const char *reason = lua_tostring(L, -1);
-  if (!answer->framed) {
-    failure_set(failure, FAILURE_NETWORK, true, "the answer of %s was cut off", where);
-  } else if (answer->body.length == 0) {
-    failure_set(failure, FAILURE_INVALID_RESPONSE, true, "the answer of %s is empty", where);
-  } else {
-    if (reason == NULL) reason = "it cannot be read";
-    scrub_sample(reader->about->secrets, reason, strlen(reason), why);
-    scrub_sample(reader->about->secrets, answer->body.data, answer->body.length, sample);
-    failure_set(failure, FAILURE_INVALID_RESPONSE, false,
-                "the answer of %s is not usable: %s; it begins: %s", where, why, sample);
-  }
-}
-
-/* Pushes the object that the answer holds and has it finished. */
-static bool read_object(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                        struct token_limits *limits, response_reader *finish) {
-  const struct buffer *body = &exchange->transfer.answer.body;
-  bool usable = false;
-  if (json_push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length))
-    usable = finish(L, reader, exchange, limits);
-  else
-    blame_body(L, reader, exchange);
-  if (!usable) lua_pop(L, 1);
-  return usable;
-}
-
-bool response_read_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                         struct token_limits *limits) {
-  return read_object(L, reader, exchange, limits, finish_token);
-}
-
-/* Checks the identity provider's answer at the top and completes it. */
-static bool finish_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                         struct token_limits *limits) {
-  struct failure *failure = &exchange->failure;
-  size_t length = 0;
-  int64_t seconds;
-  (void)limits;
-  const char *token =
-      raw_field(L, -1, "id_token") == LUA_TSTRING ? lua_tolstring(L, -1, &length) : "";
-  bool usable = jwt_is_b64token(token, length);
-  lua_pop(L, 1);
-  if (!usable) return invalid(failure, reader->about, "it holds no id_token; has the user a team?");
-  bool timed = raw_field(L, -1, "expires_in") != LUA_TNIL;
-  lua_pop(L, 1);
-  if (!timed) return true;
-  if (!take_expires_in(L, &seconds))
-    return invalid(failure, reader->about, "its expires_in is no number of seconds");
-  set_whole(L, -1, "expires_in", seconds);
-  set_whole(L, -1, "received_at", floor_seconds(clock_wall_ms()));
-  set_whole(L, -1, "expires_at", floor_seconds(exchange->sent_wall_ms + seconds * 1000));
-  return true;
-}
-
-bool response_read_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                         struct token_limits *limits) {
-  return read_object(L, reader, exchange, limits, finish_login);
-}
-
 /* Sets field name of the table at the top to the scrubbed text at value, when it is a text. */
 static void set_sample(lua_State *L, const struct reader *reader, const char *name, int value) {
   char sample[SCRUB_SIZE];
@@ -253,21 +186,31 @@ static void append_plain_error(lua_State *L, const struct reader *reader, int ob
     lua_pop(L, 2);
 }
 
-/* Pushes the list of what the server said of its refusal, or nil when it said nothing readable. */
-static void push_errors(lua_State *L, const struct reader *reader, const struct buffer *body) {
+/* Pushes the list of what the server said of its refusal in the object at index, or nil when it
+ * said nothing there. */
+static void push_object_errors(lua_State *L, const struct reader *reader, int object) {
   luaL_checkstack(L, 12, "errors");
   lua_newtable(L);
   int list = lua_gettop(L);
-  if (body->length > 0 && json_push_object(L, reader->decode, body->data, body->length)) {
-    if (raw_field(L, list + 1, "errors") == LUA_TTABLE)
-      append_registry_errors(L, reader, list);
-    else
-      append_plain_error(L, reader, list + 1, list);
-  }
+  if (raw_field(L, object, "errors") == LUA_TTABLE)
+    append_registry_errors(L, reader, list);
+  else
+    append_plain_error(L, reader, object, list);
   lua_settop(L, list);
   if (compat_rawlen(L, list) > 0) return;
   lua_pop(L, 1);
   lua_pushnil(L);
+}
+
+/* The same for the body of an answer. */
+static void push_errors(lua_State *L, const struct reader *reader, const struct buffer *body) {
+  int top = lua_gettop(L);
+  if (body->length > 0 && json_push_object(L, reader->decode, body->data, body->length))
+    push_object_errors(L, reader, top + 1);
+  else
+    lua_pushnil(L);
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
 }
 
 /* The words of the server for a message: those of the first error at the top, else a sample of the
@@ -288,8 +231,105 @@ static void find_words(lua_State *L, const struct reader *reader, const struct b
   lua_pop(L, 2);
 }
 
+/* Nothing, or something that is no JSON, from a server that did not mark where its answer ends may
+ * be the front of a good answer. */
+static void blame_body(lua_State *L, const struct reader *reader, struct exchange *exchange) {
+  const struct answer *answer = &exchange->transfer.answer;
+  struct failure *failure = &exchange->failure;
+  const char *where = reader->about->endpoint->authority.data;
+  char sample[SCRUB_SIZE], why[SCRUB_SIZE];
+  const char *reason = lua_tostring(L, -1);
+  if (!answer->framed) {
+    failure_set(failure, FAILURE_NETWORK, true, "the answer of %s was cut off", where);
+  } else if (answer->body.length == 0) {
+    failure_set(failure, FAILURE_INVALID_RESPONSE, true, "the answer of %s is empty", where);
+  } else {
+    if (reason == NULL) reason = "it cannot be read";
+    scrub_sample(reader->about->secrets, reason, strlen(reason), why);
+    scrub_sample(reader->about->secrets, answer->body.data, answer->body.length, sample);
+    failure_set(failure, FAILURE_INVALID_RESPONSE, false,
+                "the answer of %s is not usable: %s; it begins: %s", where, why, sample);
+  }
+}
+
+/* Says why the object at the top is not usable in the server's own words, or shows how it begins.
+ * Puts the list for details.errors, or nil, in its place. */
+static void blame_object(lua_State *L, const struct reader *reader, struct exchange *exchange) {
+  const struct buffer *body = &exchange->transfer.answer.body;
+  char words[SCRUB_SIZE];
+  push_object_errors(L, reader, lua_gettop(L));
+  bool said = !lua_isnil(L, -1);
+  find_words(L, reader, body, words);
+  if (exchange->failure.code == FAILURE_INVALID_RESPONSE)
+    failure_add(&exchange->failure, said ? "; it says: %s" : "; it begins: %s", words);
+  lua_remove(L, -2);
+}
+
+/* Pushes the object that the answer holds and has it finished. */
+static bool read_object(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                        struct token_limits *limits, response_reader *finish) {
+  const struct buffer *body = &exchange->transfer.answer.body;
+  if (json_push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length)) {
+    if (finish(L, reader, exchange, limits)) return true;
+    blame_object(L, reader, exchange);
+    return false;
+  }
+  blame_body(L, reader, exchange);
+  lua_pop(L, 1);
+  lua_pushnil(L);
+  return false;
+}
+
+bool response_read_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  return read_object(L, reader, exchange, limits, finish_token);
+}
+
+/* Checks the identity provider's answer at the top and completes it. */
+static bool finish_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  struct failure *failure = &exchange->failure;
+  size_t length = 0;
+  int64_t seconds;
+  (void)limits;
+  const char *token =
+      raw_field(L, -1, "id_token") == LUA_TSTRING ? lua_tolstring(L, -1, &length) : "";
+  bool usable = jwt_is_b64token(token, length);
+  lua_pop(L, 1);
+  if (!usable) return invalid(failure, reader->about, "it holds no id_token; has the user a team?");
+  bool timed = raw_field(L, -1, "expires_in") != LUA_TNIL;
+  lua_pop(L, 1);
+  if (!timed) return true;
+  if (!take_expires_in(L, &seconds))
+    return invalid(failure, reader->about, "its expires_in is no number of seconds");
+  set_whole(L, -1, "expires_in", seconds);
+  set_whole(L, -1, "received_at", floor_seconds(clock_wall_ms()));
+  set_whole(L, -1, "expires_at", floor_seconds(exchange->sent_wall_ms + seconds * 1000));
+  return true;
+}
+
+bool response_read_login(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  return read_object(L, reader, exchange, limits, finish_login);
+}
+
 static bool is_redirect(long status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+/* Does the list of errors at the top say that an identity provider refused user name and password?
+ * It may do that with status 400 (RFC 6749 section 5.2). */
+static bool is_refused_grant(lua_State *L) {
+  static const char *const codes[] = {"invalid_grant", "invalid_client", "access_denied",
+                                      "unauthorized_client"};
+  bool found = false;
+  if (!lua_istable(L, -1)) return false;
+  lua_rawgeti(L, -1, 1);
+  const char *code = raw_field(L, -1, "code") == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    if (strcmp(code, codes[i]) == 0) found = true;
+  lua_pop(L, 2);
+  return found;
 }
 
 static enum failure_code status_code(long status) {
@@ -361,6 +401,8 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
   enum failure_code code = status_code(answer->status);
   bool retryable = retry_status(answer->status);
   push_errors(L, reader, &answer->body);
+  if (exchange->is_login && answer->status == 400 && is_refused_grant(L))
+    code = FAILURE_UNAUTHORIZED;
   find_words(L, reader, &answer->body, words);
   const char *colon = words[0] == '\0' ? "" : ": ";
   switch (code) {
@@ -372,8 +414,8 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
     break;
   case FAILURE_UNAUTHORIZED:
     explain_ended(reader, exchange, ended, sizeof ended);
-    failure_set(failure, code, retryable, "%s refused %s (401)%s%s%s", where, about->credential,
-                colon, words, ended);
+    failure_set(failure, code, retryable, "%s refused %s (%ld)%s%s%s", where, about->credential,
+                answer->status, colon, words, ended);
     break;
   case FAILURE_FORBIDDEN:
     failure_set(failure, code, retryable, "%s forbids this to the user (403)%s%s", where, colon,

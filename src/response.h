@@ -27,8 +27,8 @@ struct token_limits {
   int64_t refresh_ms, usable_ms; /* renew from; hand out until */
 };
 
-/* Reads an answer of status 200: pushes the table and fills limits in, or pushes nothing and sets
- * the failure of the exchange. */
+/* Reads an answer of status 200: pushes the table and fills limits in, or sets the failure of the
+ * exchange and pushes the list for details.errors, or nil. */
 typedef bool response_reader(lua_State *L, const struct reader *reader, struct exchange *exchange,
                              struct token_limits *limits);
 

@@ -277,6 +277,10 @@ static size_t match_scheme(const char *text, size_t length) {
   return 0;
 }
 
+static bool is_word_char(char c) {
+  return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || c == '_' || c == '-';
+}
+
 /* The end of a name that says what follows is a secret ("id_token", "password") and the marks
  * between it and its value, in the manner of JSON, forms and logs. */
 static size_t match_label(const char *text, size_t length) {
@@ -285,9 +289,11 @@ static size_t match_label(const char *text, size_t length) {
     size_t at = strlen(labels[i]);
     bool assigned = false;
     if (!has_word(text, length, labels[i])) continue;
+    while (at < length && is_word_char(text[at]))
+      at++; /* the rest of the name */
     while (at < length) {
       struct character next = resolve(text + at, length - at);
-      if (!is_one_of(&next, " \t\r\n\"'\\:=")) break;
+      if (!is_one_of(&next, " \t\r\n\"'\\:=[{(")) break;
       if (is_one_of(&next, ":=")) assigned = true;
       at += next.taken;
     }
@@ -395,14 +401,14 @@ static size_t add_next(struct sample *sample, const struct secrets *secrets, con
   return shown + hidden;
 }
 
-/* Is this text, in UTF-8 or one of the ISO 8859 family? What is compressed, or has two bytes for
- * each character, is not. */
+/* Is this text, in UTF-8 or one of the ISO 8859 family, with colours for a terminal perhaps? What
+ * is compressed, or has two bytes for each character, is not. */
 static bool is_text(const char *text, size_t length) {
   while (length > 0) {
     unsigned char c = (unsigned char)*text;
     size_t taken = printable(text, length);
     if (taken == 0 && c >= 0xC2 && length < 4) return true; /* a character that was cut off */
-    if (taken == 0 && c < 0xA0 && (c < '\t' || c > '\r')) return false;
+    if (taken == 0 && c < 0xA0 && (c < '\t' || c > '\r') && c != 0x1B) return false;
     text += taken > 0 ? taken : 1;
     length -= taken > 0 ? taken : 1;
   }

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "clock.h"
 #include "compat.h"
 #include "credential.h"
 
@@ -60,15 +61,66 @@ static bool ask_identity_provider(lua_State *L, struct call *call) {
   return read;
 }
 
+/* What a refusal is remembered by: the Authorization header, or nothing for a client that logs in,
+ * whose user name and password never change. NULL when it is not remembered: of a credential that
+ * is not the client's own, and of an ID token, which locks no account, where a call must send it.
+ */
+static const struct buffer *own_credential(const struct call *call) {
+  static const struct buffer of_login = {0};
+  const struct client *client = call->client;
+  const struct settings *settings = &client->settings;
+  if (call->settings != settings || settings->anonymous) return NULL;
+  if (settings->login_username != NULL) return &of_login;
+  return settings->username != NULL || call->polls ? &client->line : NULL;
+}
+
+void session_note_refusal(lua_State *L, struct call *call, const struct failure *failure) {
+  const struct buffer *credential = own_credential(call);
+  if (credential == NULL || failure->code != FAILURE_UNAUTHORIZED) return;
+  compat_getown(L, CALL_CLIENT);
+  if (lua_istable(L, -2))
+    lua_pushvalue(L, -2);
+  else
+    lua_pushboolean(L, 0);
+  lua_rawseti(L, -2, CLIENT_REFUSAL_ERRORS);
+  lua_pop(L, 1);
+  refusal_note(&call->client->refusal, credential, failure, call->shown_url, clock_steady_ms());
+}
+
+void session_note_acceptance(struct call *call) {
+  if (own_credential(call) == NULL) return;
+  refusal_forget(&call->client->refusal);
+  call->client->accepted = true;
+}
+
+bool session_is_refused(lua_State *L, struct call *call, struct failure *failure) {
+  const struct refusal *refusal = &call->client->refusal;
+  const struct buffer *credential = own_credential(call);
+  int64_t now = clock_steady_ms();
+  if (credential == NULL || !refusal_holds(refusal, credential, now)) return false;
+  call->shown_url = refusal_tell(refusal, failure, now);
+  compat_getown(L, CALL_CLIENT);
+  lua_rawgeti(L, -1, CLIENT_REFUSAL_ERRORS);
+  lua_remove(L, -2);
+  if (lua_istable(L, -1)) return true;
+  lua_pop(L, 1);
+  lua_pushnil(L);
+  return true;
+}
+
 /* Logs in and keeps the ID token as the client's credential. On failure the server's errors (or
  * nil) are at the top. */
 static bool log_in(lua_State *L, struct call *call) {
   struct client *client = call->client;
-  if (!ask_identity_provider(L, call)) return false;
+  struct failure *failure = &client->exchange.failure;
+  if (!ask_identity_provider(L, call)) {
+    session_note_refusal(L, call, failure);
+    return false;
+  }
   lua_getfield(L, -1, "id_token");
-  bool kept = credential_write_token(lua_tostring(L, -1), compat_rawlen(L, -1),
-                                     "the identity provider's ID token", &client->login_line,
-                                     &client->exchange.failure);
+  bool kept =
+      credential_write_token(lua_tostring(L, -1), compat_rawlen(L, -1),
+                             "the identity provider's ID token", &client->login_line, failure);
   transfer_forget_answer(&client->login.transfer);
   lua_pop(L, 2);
   if (!kept) lua_pushnil(L);
@@ -137,13 +189,18 @@ static bool ready_line(lua_State *L, struct call *call) {
 }
 
 bool session_ready(lua_State *L, struct call *call) {
+  struct failure *failure = &call->client->exchange.failure;
+  bool logs_in = call->settings->login_username != NULL;
   call_start_clock(call);
   call_gather_secrets(call);
   if (!ready_pool(call)) {
     lua_pushnil(L);
     return false;
   }
+  /* before a login, and for other credentials when they are known */
+  if (logs_in && session_is_refused(L, call, failure)) return false;
   if (!ready_line(L, call)) return false;
+  if (!logs_in && session_is_refused(L, call, failure)) return false;
   if (!call->settings->id_token_function) return true;
   call_start_clock(call);            /* the function's time does not count */
   if (ready_pool(call)) return true; /* and it may have forked */
@@ -160,7 +217,10 @@ bool session_lend(const struct client *client, struct transfer *transfer) {
 
 bool session_log_in_again(lua_State *L, struct call *call) {
   struct client *client = call->client;
-  if (call->settings->login_username == NULL || call->logged_in) return false;
+  if (call->settings->login_username == NULL || call->logged_in) {
+    session_note_refusal(L, call, &client->exchange.failure);
+    return false;
+  }
   lua_pop(L, 1);
   buffer_clear(&client->login_line);
   client->line_is_own = false;

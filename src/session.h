@@ -22,6 +22,17 @@ bool session_lend(const struct client *client, struct transfer *transfer);
  * else false with those of the failure that stands. */
 bool session_log_in_again(lua_State *L, struct call *call);
 
+/* After a failure that stands: where the credential was refused and is the client's own, it is not
+ * sent again for a pause. The server's errors, or nil, are at the top and stay there. */
+void session_note_refusal(lua_State *L, struct call *call, const struct failure *failure);
+
+/* After a token was read: the credential was accepted. */
+void session_note_acceptance(struct call *call);
+
+/* Is the client's own credential not to be sent now? True with the failure set and the server's
+ * errors, or nil, at the top. */
+bool session_is_refused(lua_State *L, struct call *call, struct failure *failure);
+
 /* icptoken.login, with a client made for it at index. Pushes the identity provider's answer and
  * returns 1, or nil, message, code, details and 4. */
 int session_login(lua_State *L, int index);

@@ -48,9 +48,12 @@ static bool ask_endpoint(lua_State *L, struct call *call) {
       lua_pushnil(L);
       return call_fail_no_memory(call);
     }
-    if (call_converse(L, call, exchange, url, &call->about, response_read_token)) return true;
-    if (exchange->failure.code != FAILURE_UNAUTHORIZED || !session_log_in_again(L, call))
-      return false;
+    if (call_converse(L, call, exchange, url, &call->about, response_read_token)) {
+      session_note_acceptance(call);
+      return true;
+    }
+    if (exchange->failure.code != FAILURE_UNAUTHORIZED) return false;
+    if (!session_log_in_again(L, call)) return false;
   }
 }
 
@@ -204,7 +207,7 @@ int token_get(lua_State *L, int index, int argument) {
     lua_pushvalue(L, lua_upvalueindex(CLIENT_CACHED)); /* nothing here allocates */
     return 3;
   }
-  struct call call = {.client = client};
+  struct call call = {.client = client, .polls = true};
   call_begin(&call);
   settings = client->settings;
   if (own)

@@ -321,6 +321,8 @@ CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form) {
   CURLcode code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDSIZE_LARGE,
                                    (curl_off_t)transfer->form.length);
   if (!code) code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDS, transfer->form.data);
+  /* libcurl would send it again where a kept connection breaks */
+  if (!code) code = curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L);
   return code;
 }
 
@@ -390,6 +392,12 @@ bool transfer_step(struct pool *pool, int wait_ms) {
 void transfer_stop(struct transfer *transfer, struct pool *pool) {
   if (transfer->active) curl_multi_remove_handle(pool->multi, transfer->easy);
   transfer->active = false;
+}
+
+bool transfer_was_sent(const struct transfer *transfer) {
+  curl_off_t connected = 0;
+  curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &connected);
+  return connected > 0;
 }
 
 void transfer_forget_answer(struct transfer *transfer) {

@@ -97,6 +97,9 @@ bool transfer_step(struct pool *pool, int wait_ms);
  * answer was whole. */
 void transfer_stop(struct transfer *transfer, struct pool *pool);
 
+/* Was there a connection for the last request? Without one nothing of it was sent. */
+bool transfer_was_sent(const struct transfer *transfer);
+
 /* Wipes the answer. */
 void transfer_forget_answer(struct transfer *transfer);
 

@@ -4,12 +4,13 @@
 
 local assert = require "luassert"
 local cjson = require "cjson"
+local files = require "support.files"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
-local PATH = "/image-manager/api/v1/auth/token"
+local PATH, LOGIN_PATH = "/image-manager/api/v1/auth/token", "/idprovider/v1/auth/identitytoken"
 -- A moment, as clocks are read in whole milliseconds.
 local MOMENT = 0.002
 -- A token of 60 s is handed out for 54 s, and renewed from 40.8 s to 43.2 s on.
@@ -78,7 +79,7 @@ local function new_client(changes)
   local options = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), id_token = stub.id_token,
     retries = 0, timeout = 20 }
   for name, value in pairs(changes or {}) do options[name] = value end
-  if options.id_token_file then options.id_token = nil end
+  if options.id_token_file or not options.id_token then options.id_token = nil end
   return assert(icptoken.new(options))
 end
 
@@ -398,11 +399,192 @@ row("after its end there is an error at each call, and a new token at the first 
 end)
 
 row("an error is not kept where there was no token yet either", function()
-  stub:plan({ status = 500 }, { status = 401 }, answer("t1", MINUTE))
+  stub:plan({ status = 500 }, { status = 403 }, answer("t1", MINUTE))
   local client = new_client()
   ask_in_vain(client, "server_error")
-  ask_in_vain(client, "unauthorized")
+  ask_in_vain(client, "forbidden")
   ask(client, "fresh", "t1")
+end)
+
+---- credentials that were refused
+
+local PAUSES = { 1, 2, 4, 8, 16, 32, 60, 60 }
+local REFUSED = { status = 401, body = '{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}' }
+
+local function refuse_always(path)
+  REFUSED.path = path
+  stub:plan(always(REFUSED))
+end
+
+local function count_requests(path)
+  local count = 0
+  for _, request in ipairs(stub:requests()) do
+    if request.path == path then count = count + 1 end
+  end
+  return count
+end
+
+-- Asks in vain, and again: only after the pause the credential is sent. call: how it is asked. n: how often it was sent
+-- to that path before.
+local function assert_refusals(client, path, call, pauses, n)
+  for _, pause in ipairs(pauses) do
+    for again = 0, 3 do
+      local token, message, code, details = call(client)
+      assert.equal("nil", type(token))
+      assert.equal("unauthorized", code)
+      assert.equal(401, details.status)
+      assert.equal(again == 0, details.attempts > 0)
+      assert.equal(path, details.url:match "^%l+://[^/]+(.*)$")
+      assert.is_false(details.retryable)
+      assert.equal(again > 0, message:find("it is not sent again for", 1, true) ~= nil)
+      if again > 0 then assert.matches(("again for %d s"):format(pause), message, 1, true) end
+      if path == PATH then assert.same({ { code = "UNAUTHORIZED", message = "no" } }, details.errors) end
+    end
+    n = n + 1
+    assert.equal(n, count_requests(path))
+    advance(pause - MOMENT)
+    call(client)
+    assert.equal(n, count_requests(path))
+    advance(MOMENT)
+  end
+  return n
+end
+
+local function ask_for_token(client) return client:token() end
+local function ask_for_fetch(client) return client:fetch() end
+local function ask_for_all(client)
+  local tokens, errors, code, details = client:fetch_all { {}, {}, {} }
+  if not tokens then return nil, errors, code, details end
+  assert.same({ false, false, false }, tokens)
+  for n = 2, 3 do assert.equal(0, errors[n].attempts) end
+  return nil, errors[1].message, errors[1].code, errors[1]
+end
+
+local function with_password()
+  return { id_token = false, username = stub.username, password = stub.password }
+end
+
+local function with_login(password)
+  return { id_token = false, login = { username = stub.username, password = password } }
+end
+
+row("an ID token that was refused is not sent again for a pause", function()
+  refuse_always(PATH)
+  assert_refusals(new_client(), PATH, ask_for_token, PAUSES, 0)
+end)
+
+row("a password that was refused is not sent again for a pause, however it is asked", function()
+  refuse_always(PATH)
+  for _, call in ipairs { ask_for_token, ask_for_fetch, ask_for_all } do
+    local before = count_requests(PATH)
+    assert_refusals(new_client(with_password()), PATH, call, PAUSES, before)
+  end
+end)
+
+row("a login that was refused is not repeated for a pause, however it is asked", function()
+  for _, call in ipairs { ask_for_token, ask_for_fetch } do
+    local before = count_requests(LOGIN_PATH)
+    assert_refusals(new_client(with_login "wrong password"), LOGIN_PATH, call, PAUSES, before)
+  end
+  assert.equal(0, count_requests(PATH))
+end)
+
+row("a login whose ID tokens are refused is not repeated for a pause", function()
+  refuse_always(PATH)
+  local client = new_client(with_login(stub.password))
+  ask_in_vain(client, "unauthorized")
+  for n, pause in ipairs { 1, 2, 4, 8, 16, 32, 60, 60 } do
+    for _ = 1, 3 do ask_in_vain(client, "unauthorized") end
+    assert.equal(n, count_requests(LOGIN_PATH))
+    advance(pause)
+    ask_in_vain(client, "unauthorized")
+  end
+end)
+
+row("a refused credential is tried anew after the pause, and then forgotten", function()
+  for _, changes in ipairs { {}, with_password(), with_login(stub.password) } do
+    stub:reset()
+    local first, second = answer("t1", MINUTE), answer("t2", MINUTE)
+    first.path, second.path = PATH, PATH
+    stub:plan({ status = 401, path = changes.login and LOGIN_PATH or PATH }, first,
+      { status = 401, path = PATH, times = changes.login and 2 or 1 }, second)
+    local client = new_client(changes)
+    ask_in_vain(client, "unauthorized")
+    advance(1)
+    ask(client, "fresh", "t1")
+    client:invalidate "t1"
+    ask_in_vain(client, "unauthorized")
+    advance(1) -- and not 2
+    ask(client, "fresh", "t2")
+  end
+end)
+
+row("a changed credential is sent at once", function()
+  stub:plan({ status = 401 }, answer("t1", MINUTE))
+  local name = "first-token"
+  local client = new_client { id_token = function() return name end }
+  ask_in_vain(client, "unauthorized")
+  ask_in_vain(client, "unauthorized")
+  name = stub.id_token
+  ask(client, "fresh", "t1")
+  assert.equal(2, #stub:requests())
+end)
+
+row("a changed file of the ID token is read at once", function()
+  stub:plan({ status = 401 }, answer("t1", MINUTE))
+  local path = os.tmpname()
+  files.write(path, "first-token")
+  local client = new_client { id_token_file = path }
+  ask_in_vain(client, "unauthorized")
+  ask_in_vain(client, "unauthorized")
+  files.write(path, stub.id_token)
+  ask(client, "fresh", "t1")
+  os.remove(path)
+end)
+
+row("a refused credential does not keep an old token from being handed out", function()
+  local client = hold_token(MINUTE, always { status = 401 })
+  advance(RENEWED)
+  for _ = 1, 3 do ask(client, "stale", "t1") end
+  assert.equal(2, #stub:requests())
+end)
+
+row("the credential of a request is sent each time, and does not end the pause of the client's own", function()
+  stub:plan { status = 401, times = 5 }
+  local client = new_client(with_password())
+  ask_in_vain(client, "unauthorized")
+  for _ = 1, 3 do
+    assert.equal("unauthorized", (select(3, client:fetch { username = "ann", password = "also wrong" })))
+  end
+  ask_in_vain(client, "unauthorized")
+  assert.equal(4, #stub:requests())
+end)
+
+row("an ID token that was refused is sent by fetch and fetch_all all the same", function()
+  stub:plan({ status = 401, times = 2 }, answer("t1", MINUTE), answer("t2", MINUTE))
+  local client = new_client()
+  ask_in_vain(client, "unauthorized")
+  assert.equal("unauthorized", (select(3, client:fetch())))
+  assert(client:fetch())
+  assert(client:fetch_all { {} })
+end)
+
+row("a password that was not accepted yet is sent once, and then for many requests at a time", function()
+  stub:plan(always(REFUSED))
+  REFUSED.path = nil
+  local client = new_client(with_password())
+  local requests = {}
+  for n = 1, 40 do requests[n] = { scope = "a:b" .. n .. ":c" } end
+  local tokens, errors = client:fetch_all(requests)
+  for n = 1, 40 do
+    assert.is_false(tokens[n])
+    assert.equal("unauthorized", errors[n].code)
+  end
+  assert.equal(1, #stub:requests())
+  advance(1)
+  mend(always(answer("t1", MINUTE)))
+  assert.is_nil((select(2, client:fetch_all(requests))))
+  assert.equal(40, #stub:requests())
 end)
 
 ---- clocks
