@@ -106,8 +106,8 @@ describe("decode", function()
   end)
 
   it("reads a number whose exponent is of any length", function()
-    local claims = assert(icptoken.decode(jwt("{}", '{"a":1.5e-99999999999999999999,"b":0.0e99999999999999999999}'))).claims
-    assert.same({ a = 0, b = 0 }, claims)
+    local claims = '{"a":1.5e-99999999999999999999,"b":0.0e99999999999999999999}'
+    assert.same({ a = 0, b = 0 }, assert(icptoken.decode(jwt("{}", claims))).claims)
   end)
 
   it("leaves what looks like a number in a string as it is", function()

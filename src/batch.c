@@ -99,10 +99,7 @@ static bool has_new_token(lua_State *L, struct batch *batch, struct slot *slot) 
     lua_pop(L, 1);
     return true;
   }
-  if (call->settings->login_username == NULL || call->logged_in) {
-    session_note_refusal(L, call, &slot->exchange.failure);
-    return false;
-  }
+  if (call->settings->login_username == NULL || call->logged_in) return false;
   call->deadline_ms = slot->deadline_ms;
   if (session_log_in_again(L, call)) return true;
   slot->exchange.failure = call->client->exchange.failure;
@@ -116,6 +113,8 @@ static void settle_failure(lua_State *L, struct batch *batch, struct slot *slot)
     begin_exchange(L, batch, slot);
     return;
   }
+  if (slot->exchange.transfer.credential_serial == call->client->line_serial)
+    session_note_refusal(L, call, &slot->exchange.failure);
   record_failure(L, batch, slot);
   call->shown_url = call->client->endpoint.shown.data; /* a log-in's was for this one alone */
   end_request(batch, slot);

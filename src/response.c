@@ -102,33 +102,6 @@ static void set_times(lua_State *L, const struct exchange *exchange,
   set_whole(L, -1, "refresh_at", floor_seconds(exchange->sent_wall_ms + refresh));
 }
 
-/* Checks the table at the top and completes it. */
-static bool finish_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
-                         struct token_limits *limits) {
-  struct failure *failure = &exchange->failure;
-  struct lifetime_facts facts = {.date = exchange->transfer.answer.date};
-  struct span token;
-  if (!take_token(L, &token))
-    return invalid(failure, reader->about, "it holds no token of the form that RFC 6750 asks for");
-  if (!take_expires_in(L, &facts.expires_in))
-    return invalid(failure, reader->about, "its expires_in is no number of seconds");
-  facts.issued_at = take_issued_at(L);
-  if (!jwt_read_times(token.start, token.length, reader->scratch, &facts.jwt)) {
-    failure_set_no_memory(failure);
-    return false;
-  }
-  buffer_clear(reader->scratch);
-  int64_t left_ms = lifetime_left_ms(&facts);
-  if (left_ms <= 0) {
-    failure_set(failure, FAILURE_EXPIRED, false,
-                "%s sent a token that has already ended; are its clocks right?",
-                reader->about->endpoint->authority.data);
-    return false;
-  }
-  set_times(L, exchange, &facts, left_ms, reader->jitter, limits);
-  return true;
-}
-
 /* Sets field name of the table at the top to the scrubbed text at value, when it is a text. */
 static void set_sample(lua_State *L, const struct reader *reader, const char *name, int value) {
   char sample[SCRUB_SIZE];
@@ -231,6 +204,47 @@ static void find_words(lua_State *L, const struct reader *reader, const struct b
   lua_pop(L, 2);
 }
 
+/* Sets the failure for an object at the top that holds no token: in the server's own words, or with
+ * how it begins. Pushes the list for details.errors, or nil. Returns false. */
+static bool lack_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                       const char *what) {
+  char words[SCRUB_SIZE];
+  push_object_errors(L, reader, lua_gettop(L));
+  bool said = !lua_isnil(L, -1);
+  find_words(L, reader, &exchange->transfer.answer.body, words);
+  failure_set(&exchange->failure, FAILURE_INVALID_RESPONSE, false,
+              "the answer of %s is not usable: %s; it %s: %s",
+              reader->about->endpoint->authority.data, what, said ? "says" : "begins", words);
+  return false;
+}
+
+/* Checks the table at the top and completes it. */
+static bool finish_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
+                         struct token_limits *limits) {
+  struct failure *failure = &exchange->failure;
+  struct lifetime_facts facts = {.date = exchange->transfer.answer.date};
+  struct span token;
+  if (!take_token(L, &token))
+    return lack_token(L, reader, exchange, "it holds no token of the form that RFC 6750 asks for");
+  if (!take_expires_in(L, &facts.expires_in))
+    return invalid(failure, reader->about, "its expires_in is no number of seconds");
+  facts.issued_at = take_issued_at(L);
+  if (!jwt_read_times(token.start, token.length, reader->scratch, &facts.jwt)) {
+    failure_set_no_memory(failure);
+    return false;
+  }
+  buffer_clear(reader->scratch);
+  int64_t left_ms = lifetime_left_ms(&facts);
+  if (left_ms <= 0) {
+    failure_set(failure, FAILURE_EXPIRED, false,
+                "%s sent a token that has already ended; are its clocks right?",
+                reader->about->endpoint->authority.data);
+    return false;
+  }
+  set_times(L, exchange, &facts, left_ms, reader->jitter, limits);
+  return true;
+}
+
 /* Nothing, or something that is no JSON, from a server that did not mark where its answer ends may
  * be the front of a good answer. */
 static void blame_body(lua_State *L, const struct reader *reader, struct exchange *exchange) {
@@ -252,26 +266,15 @@ static void blame_body(lua_State *L, const struct reader *reader, struct exchang
   }
 }
 
-/* Says why the object at the top is not usable in the server's own words, or shows how it begins.
- * Puts the list for details.errors, or nil, in its place. */
-static void blame_object(lua_State *L, const struct reader *reader, struct exchange *exchange) {
-  const struct buffer *body = &exchange->transfer.answer.body;
-  char words[SCRUB_SIZE];
-  push_object_errors(L, reader, lua_gettop(L));
-  bool said = !lua_isnil(L, -1);
-  find_words(L, reader, body, words);
-  if (exchange->failure.code == FAILURE_INVALID_RESPONSE)
-    failure_add(&exchange->failure, said ? "; it says: %s" : "; it begins: %s", words);
-  lua_remove(L, -2);
-}
-
 /* Pushes the object that the answer holds and has it finished. */
 static bool read_object(lua_State *L, const struct reader *reader, struct exchange *exchange,
                         struct token_limits *limits, response_reader *finish) {
   const struct buffer *body = &exchange->transfer.answer.body;
   if (json_push_object(L, reader->decode, body->length > 0 ? body->data : "", body->length)) {
+    int object = lua_gettop(L);
     if (finish(L, reader, exchange, limits)) return true;
-    blame_object(L, reader, exchange);
+    lua_settop(L, object + 1); /* the list of errors, or nil */
+    lua_remove(L, object);
     return false;
   }
   blame_body(L, reader, exchange);
@@ -296,7 +299,7 @@ static bool finish_login(lua_State *L, const struct reader *reader, struct excha
       raw_field(L, -1, "id_token") == LUA_TSTRING ? lua_tolstring(L, -1, &length) : "";
   bool usable = jwt_is_b64token(token, length);
   lua_pop(L, 1);
-  if (!usable) return invalid(failure, reader->about, "it holds no id_token; has the user a team?");
+  if (!usable) return lack_token(L, reader, exchange, "it holds no id_token; has the user a team?");
   bool timed = raw_field(L, -1, "expires_in") != LUA_TNIL;
   lua_pop(L, 1);
   if (!timed) return true;

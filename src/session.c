@@ -74,7 +74,8 @@ static const struct buffer *own_credential(const struct call *call) {
   return settings->username != NULL || call->polls ? &client->line : NULL;
 }
 
-void session_note_refusal(lua_State *L, struct call *call, const struct failure *failure) {
+/* Notes the refusal with the server's errors, or nil, that are at the top. */
+static void note_refusal(lua_State *L, struct call *call, const struct failure *failure) {
   const struct buffer *credential = own_credential(call);
   if (credential == NULL || failure->code != FAILURE_UNAUTHORIZED) return;
   compat_getown(L, CALL_CLIENT);
@@ -85,6 +86,12 @@ void session_note_refusal(lua_State *L, struct call *call, const struct failure 
   lua_rawseti(L, -2, CLIENT_REFUSAL_ERRORS);
   lua_pop(L, 1);
   refusal_note(&call->client->refusal, credential, failure, call->shown_url, clock_steady_ms());
+}
+
+void session_note_refusal(lua_State *L, struct call *call, const struct failure *failure) {
+  bool logs_in = call->settings->login_username != NULL;
+  /* what a login would have brought was not refused where the login itself failed */
+  if (!logs_in || call->client->login_line.length > 0) note_refusal(L, call, failure);
 }
 
 void session_note_acceptance(struct call *call) {
@@ -114,7 +121,7 @@ static bool log_in(lua_State *L, struct call *call) {
   struct client *client = call->client;
   struct failure *failure = &client->exchange.failure;
   if (!ask_identity_provider(L, call)) {
-    session_note_refusal(L, call, failure);
+    note_refusal(L, call, failure);
     return false;
   }
   lua_getfield(L, -1, "id_token");
