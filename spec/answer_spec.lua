@@ -69,7 +69,7 @@ local TOKENS = {
   { "both null", [["token":null,"access_token":null]] },
   { "an empty token", [["token":""]] },
   { "an empty access_token", [["access_token":""]] },
-  { "an empty token beside an access_token", [["token":"","access_token":"abc"]] },
+  { "an empty token beside an access_token", [["token":"","access_token":"abc"]], "abc" },
   { "a token of a wrong type beside an access_token", [["token":5,"access_token":"abc"]] },
   { "a number", [["token":123]] },
   { "a boolean", [["token":true]] },
@@ -319,10 +319,21 @@ describe("a JWT", function()
     assert_life(1200, read(body:format(cases.make_jwt(claims '{"exp":DATE+1500}')), DATE))
   end)
 
-  it("does not bound the life when there is no Date", function()
+  it("without iat does not bound the life when there is no Date", function()
     local jwt = cases.make_jwt(claims '{"exp":DATE+100}')
     assert_life(1800, read(('{"token":"%s","expires_in":1800}'):format(jwt), false))
   end)
+
+  -- each: the claims, the Date or false, the seconds of 1800
+  for _, case in ipairs {
+    { '{"iat":DATE-0,"exp":DATE+100}', false, 100 }, { '{"iat":DATE-0,"exp":DATE+1800}', false, 1800 },
+    { '{"iat":DATE-0,"exp":DATE+9999}', false, 1800 }, { '{"iat":DATE+50,"exp":DATE+150}', DATE, 100 },
+    { '{"iat":DATE-50,"exp":DATE+50}', DATE, 50 }, { '{"iat":5,"exp":5}', false, 1800 },
+  } do
+    it(("with %s, a Date that is %s, lives %d s"):format(case[1], tostring(case[2]), case[3]), function()
+      assert_life(case[3], read(('{"token":"%s","expires_in":1800}'):format(cases.make_jwt(claims(case[1]))), case[2]))
+    end)
+  end
 
   it("in access_token is read as well", function()
     local jwt = cases.make_jwt(claims '{"exp":DATE+100}')
@@ -334,6 +345,38 @@ describe("a JWT", function()
       assert_life(1800, read(('{"token":"%s","expires_in":1800}'):format(token), DATE))
     end
   end)
+end)
+
+-- Each: what, the Age, members of the answer (JWT stands for one of 100 s), the Date or false, the seconds that are left.
+local CACHED = {
+  { "none", nil, '"token":"abc","expires_in":1800', DATE, 1800 },
+  { "no time", "0", '"token":"abc","expires_in":1800', DATE, 1800 },
+  { "ten minutes", "600", '"token":"abc","expires_in":1800', DATE, 1200 },
+  { "ten minutes, without a Date", "600", '"token":"abc","expires_in":1800', false, 1200 },
+  { "ten minutes after as many", "600", '"token":"abc","expires_in":1800,"issued_at":"2017-11-30T05:14:21Z"', DATE, 600 },
+  { "a minute, with a JWT", "60", '"token":"JWT","expires_in":1800', DATE, 40 },
+  { "a minute, with a JWT and without a Date", "60", '"token":"JWT","expires_in":1800', false, 40 },
+  { "ever so long, by what is no number", "-600", '"token":"abc","expires_in":1800', DATE, 1800 },
+  { "so long that the token has expired", "1800", '"token":"abc","expires_in":1800', DATE },
+  { "longer than numbers go", ("9"):rep(60), '"token":"abc","expires_in":1800', DATE },
+}
+
+describe("an answer that was in a cache for", function()
+  for _, case in ipairs(CACHED) do
+    it(case[1], function()
+      local jwt = cases.make_jwt(claims '{"iat":DATE-0,"exp":DATE+100}')
+      local body = "{" .. case[3]:gsub("JWT", jwt) .. "}"
+      stub:plan { status = 200, body = body, date = case[4], headers = case[2] and { { "Age", case[2] } } }
+      local client = icptoken.new(cases.options(stub))
+      local token, _, code = client:fetch()
+      client:close()
+      if case[5] then
+        assert_life(case[5], token)
+      else
+        assert.equal("expired", code)
+      end
+    end)
+  end
 end)
 
 describe("an expired token", function()

@@ -253,7 +253,8 @@ for name, call in pairs(CALLS) do
       end)
     end
 
-    for what, text in pairs { ["nothing"] = "", ["white space"] = " \n", ["two words"] = "two words",
+    for what, text in pairs { ["null"] = "null", ["none"] = " None\n", ["undefined"] = "Bearer undefined",
+      ["an object"] = "[object Object]", ["nothing"] = "", ["white space"] = " \n", ["two words"] = "two words",
       ["a NUL"] = "abc\0", ["a line break inside"] = "abc\r\nX: y", ["Basic"] = "Basic abc" } do
       it("is at fault when it returns a string of " .. what, function()
         assert.matches("id_token function", fail_with(function() return text end), 1, true)

@@ -450,6 +450,10 @@ describe("a 401", function()
       local message = cases.check_failure("unauthorized", { id_token },
         icptoken.fetch(cases.options(stub, { id_token = id_token })))
       assert.equal(ended, message:find("the ID token ended", 1, true) ~= nil, message)
+      stub:plan { status = 403, date = date }
+      message = cases.check_failure("forbidden", { id_token },
+        icptoken.fetch(cases.options(stub, { id_token = id_token })))
+      assert.equal(ended, message:find("the ID token ended", 1, true) ~= nil, message)
     end)
   end
 
@@ -462,6 +466,39 @@ describe("a 401", function()
       assert.matches("log in again", message, 1, true)
     end)
   end
+
+  -- each: the values of WWW-Authenticate, what is read of them
+  for _, case in ipairs {
+    { { [[Bearer error="invalid_token", error_description="the token was revoked"]] },
+      { code = "invalid_token", message = "the token was revoked" }, "the token was revoked" },
+    { { [[Bearer realm="x", error="invalid_token"]] }, { code = "invalid_token" }, "invalid_token" },
+    { { [[Basic realm="x"]], [[Bearer error="a",error_description="say \"b\""]], [[Negotiate]] },
+      { code = "a", message = [[say "b"]] }, [[say "b"]] },
+    { { [[Basic realm=/, bearer error="a" error_description="b"]] }, { code = "a", message = "b" }, ": b" },
+    { { [[Bearer realm="x"]] } }, { { [[Basic error="a"]] } }, { { [[Bearer error="a]] } }, { { "" } },
+  } do
+    it("without a body says what stands in " .. table.concat(case[1], " and "), function()
+      local headers = {}
+      for i, value in ipairs(case[1]) do headers[i] = { "WWW-Authenticate", value } end
+      stub:plan { status = 401, body = "", headers = headers }
+      local message, details = fail("unauthorized")
+      assert.same(case[2] and { case[2] } or nil, details.errors)
+      if case[3] then assert.matches(case[3], message, 1, true) end
+    end)
+  end
+
+  it("with a body says what stands there", function()
+    stub:plan { status = 401, body = '{"errors":[{"code":"A","message":"in the body"}]}',
+      headers = { { "WWW-Authenticate", [[Bearer error="a",error_description="in the header"]] } } }
+    assert.matches("in the body", (fail("unauthorized")), 1, true)
+  end)
+
+  it("shows no secret of its challenge", function()
+    local id_token = cases.make_jwt '{"sub":"a"}'
+    stub:plan { status = 401, body = "", headers = { { "WWW-Authenticate",
+      ([[Bearer error="invalid_token",error_description="%s"]]):format(id_token) } } }
+    cases.check_failure("unauthorized", { id_token }, icptoken.fetch(cases.options(stub, { id_token = id_token })))
+  end)
 
   it("says nothing of an ID token where a user name and password were sent", function()
     local message = fail("unauthorized", basic())
@@ -486,6 +523,9 @@ local BAD_ID_TOKENS = {
   "", " ", "\n", "Bearer ", "bearer \n", "two words", "tok\nen", "tok\r\nX-Injected: 1", "tok\0en", "tok\ten",
   "tok\195\169n", "tok\"en", "tok,en", "tok;en", "tok=en", "=", "Basic abc", "Bearer Bearer abc", "tok\127en", "\0",
   "ID token: abc",
+  -- what jq, templates and format strings write in place of nothing
+  "null", "None", "undefined", "nil", "false", "NULL", "Bearer null", " undefined\n", "[object Object]", "<nil>", "(null)",
+  "<no value>",
 }
 
 describe("an ID token", function()
@@ -498,6 +538,13 @@ describe("an ID token", function()
       assert.same({}, stub:log())
     end)
   end
+
+  it("that is a word for nothing is told as such", function()
+    for _, id_token in ipairs { "null", "Bearer undefined", "[object Object]" } do
+      assert.matches("in place of a value that is missing", fail("invalid_credential", { id_token = id_token }), 1, true)
+    end
+    assert.not_equal("invalid_credential", (select(3, icptoken.fetch(cases.options(stub, { id_token = "nullx" })))))
+  end)
 
   it("that is no good is not quoted", function()
     local message = fail("invalid_credential", { id_token = "my secret token" })

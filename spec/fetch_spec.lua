@@ -420,6 +420,13 @@ describe("the endpoint", function()
   it("may be mapped to an IPv6 number", function()
     send { host = "mycluster.icp", resolve = { ["mycluster.icp:" .. stub.port] = "::1" } }
   end)
+
+  it("may be mapped to several numbers, which are tried in turn", function()
+    for _, addresses in ipairs { { "127.0.0.9", "127.0.0.1" }, "127.0.0.9,127.0.0.1", { "127.0.0.9", "::1" } } do
+      stub:reset()
+      send { host = "mycluster.icp", resolve = { ["mycluster.icp:" .. stub.port] = addresses } }
+    end
+  end)
 end)
 
 describe("the connection", function()
@@ -433,6 +440,33 @@ describe("the connection", function()
       assert.equal(1, stub:accepted().https)
     end)
   end
+
+  it("is not used when the server has sent something unasked", function()
+    for _, changes in ipairs { {}, { host = false, port = false, cacert = false,
+      url = ("http://127.0.0.1:%d/image-manager/api/v1/auth/token"):format(stub.ports.http) } } do
+      local body = '{"token":"abc.def","expires_in":1800}'
+      local answer = ("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"):format(#body, body)
+      local unasked = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nX: "
+      unasked = unasked .. ("x"):rep(#answer - #unasked - 4) .. "\r\n\r\n"
+      stub:reset()
+      stub:plan { raw = answer .. unasked, delay = { body = 0.05, after = 0.05 }, ["end"] = "hold" }
+      local known = {}
+      for _, socket in ipairs(testkit.open_sockets()) do known[socket.fd] = true end
+      local client = new_client(changes)
+      assert(client:fetch())
+      local deadline = testkit.monotonic() + 30
+      repeat -- until it has come
+        local waiting = false
+        for _, socket in ipairs(testkit.open_sockets()) do
+          waiting = waiting or not known[socket.fd] and socket.readable
+        end
+      until waiting or testkit.monotonic() > deadline
+      local token, message = client:fetch()
+      assert.is_table(token, message)
+      assert.equal(2, #stub:requests())
+      client:close()
+    end
+  end)
 
   it("is kept after a refusal", function()
     local client = new_client()

@@ -59,7 +59,7 @@ describe("options", function()
     { "max_body_bytes", { 0, -1, 0.5, infinity } },
     { "parallel", { 0, -1, 257, 1.5, nan, infinity } },
     { "login", { {}, { username = "a" }, { password = "b" }, { "a", "b" }, { username = "a", password = 1 },
-      { username = "a", password = "" }, { username = "a", password = "b\n" },
+      { username = "", password = "b" }, { username = "a", password = "b\n" },
       { username = "a", password = "b", scope = "c" } } },
     { "tls_min", { "1.1", "1.4", "", "TLSv1.2" } },
     { "http_version", { "1.0", "3", "", "2.0" } },
@@ -72,9 +72,59 @@ describe("options", function()
       { A = 1 }, { A = "b\r\nC: d" }, { A = "b\0c" } } },
     { "resolve", { { ["a"] = "10.0.0.5" }, { ["a:0"] = "10.0.0.5" }, { ["a:99999"] = "10.0.0.5" },
       { ["a:1"] = "b.example" }, { ["a:1"] = "" }, { ["*:1"] = "10.0.0.5" }, { [":1"] = "10.0.0.5" },
-      { ["a:1"] = "10.0.0.5,10.0.0.6" }, { "10.0.0.5" }, { ["a:1x"] = "10.0.0.5" } } },
+      { ["a:1"] = "10.0.0.5,b" }, { ["a:1"] = "10.0.0.5," },
+      { ["a:1"] = "10.0.0.5 10.0.0.6" }, { ["a:1"] = {} }, { ["a:1"] = { "10.0.0.5", 1 } }, { ["a:1"] = { "b" } },
+      { ["a:1"] = { "10.0.0.5", x = "10.0.0.6" } }, { ["a:1"] = ",10.0.0.5" }, { "10.0.0.5" }, { ["a:1x"] = "10.0.0.5" } } },
     { "cacert", { "" } }, { "capath", { "" } }, { "id_token_file", { "" } },
   }
+  local inherit = { __index = { cacert = "/etc/icp/ca.crt" } }
+
+  it("that come by a metatable raise, wherever they stand", function()
+    local function refuse(message, call, ...)
+      local ok, problem = pcall(call, ...)
+      assert.is_false(ok)
+      assert.matches(message, problem, 1, true)
+      assert.matches("__index", problem, 1, true)
+    end
+    for _, meta in ipairs { inherit, { __index = function() end } } do
+      local given = { host = "a", id_token = "b" }
+      refuse("the table", icptoken.new, setmetatable(given, meta))
+      refuse("the table", icptoken.fetch, setmetatable({ host = "a", id_token = "b" }, meta))
+      refuse("the table", icptoken.login, setmetatable({ host = "a", username = "a", password = "b" }, meta))
+      for _, name in ipairs { "headers", "resolve", "login", "scope" } do
+        local value = name == "login" and { username = "a", password = "b" } or {}
+        local options = { host = "a", [name] = setmetatable(value, meta) }
+        if name ~= "login" then options.anonymous = true end
+        refuse("'" .. name .. "'", icptoken.new, options)
+      end
+      refuse("'resolve'", icptoken.new, { host = "a", anonymous = true,
+        resolve = { ["a:1"] = setmetatable({ "10.0.0.1" }, meta) } })
+      local client = icptoken.new { host = "a", anonymous = true }
+      refuse("the table", client.fetch, client, setmetatable({}, meta))
+      refuse("the table", client.token, client, setmetatable({}, meta))
+      refuse("the table", client.fetch_all, client, { setmetatable({}, meta) })
+      refuse("", client.fetch_all, client, setmetatable({}, meta))
+      client:close()
+    end
+  end)
+
+  it("may have a metatable that they inherit nothing by", function()
+    local options = setmetatable({ host = "a", anonymous = true }, { __name = "x", __gc = function() end })
+    icptoken.new(options):close()
+  end)
+
+  it("may name several addresses, as a list or divided by commas", function()
+    for _, addresses in ipairs { { "10.0.0.5", "::1" }, "10.0.0.5,10.0.0.6", "10.0.0.5, [::1] ,::2", { "[::1]" },
+      { "10.0.0.5,10.0.0.6", "10.0.0.7" } } do
+      icptoken.new({ host = "a", anonymous = true, resolve = { ["a:1"] = addresses } }):close()
+    end
+  end)
+
+  it("may hold an empty password", function()
+    icptoken.new({ host = "a", username = "joe", password = "" }):close()
+    icptoken.new({ host = "a", login = { username = "joe", password = "" } }):close()
+  end)
+
   for _, case in ipairs(wrong_values) do
     local name, values = case[1], case[2]
     it("refuse a wrong value for " .. name, function()

@@ -322,6 +322,9 @@ local LATE = {
   { "seconds", "60", 60 }, { "many seconds", "86400", 86400 },
   { "a date", "Thu, 30 Nov 2017 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
   { "a date of the old form", "Thursday, 30-Nov-17 05:25:21 GMT", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
+  { "seconds since 1970", "1512019521", 60, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
+  { "a year", "31536000", 31536000 },
+  { "seconds since 1970 of a far future", "99999999999", 31536000, date = "Thu, 30 Nov 2017 05:24:21 GMT" },
   { "an asctime date of 2040", "Sun Jan  1 00:02:00 2040", 120, date = "Sun, 01 Jan 2040 00:00:00 GMT" },
   { "a date of the old form in 2040", "Sunday, 01-Jan-40 00:02:00 GMT", 120, date = "Sun Jan  1 00:00:00 2040" },
   { "a date with two digits of a year near the server's", "Friday, 01-Jan-00 00:02:00 GMT", 120,
@@ -349,6 +352,17 @@ describe("a Retry-After that does not fit in the time left", function()
     stub:plan { status = 503, headers = retry_after(format_date(os.time() + 3600)), date = false }
     local _, details = fail("server_error", { retries = 2 })
     assert.is_true(details.retry_after > 3000 and details.retry_after <= 3600)
+  end)
+
+  it("as seconds since 1970 counts by this machine's clock when there is no Date", function()
+    stub:plan { status = 503, headers = retry_after(("%d"):format(os.time() + 3600)), date = false }
+    local _, details = fail("server_error", { retries = 2 })
+    assert.is_true(details.retry_after > 3000 and details.retry_after <= 3600)
+  end)
+
+  it("as seconds since 1970 that have passed is none to wait for", function()
+    stub:plan { status = 503, headers = retry_after "1512019461", date = "Thu, 30 Nov 2017 05:24:22 GMT" }
+    assert(fetch { retries = 1 })
   end)
 
   it("is judged by the time that is left, not by the timeout", function()

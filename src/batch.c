@@ -219,6 +219,10 @@ int batch_run(lua_State *L) {
 static int check_list(lua_State *L, int argument) {
   lua_Number length = 0;
   luaL_checktype(L, argument, LUA_TTABLE);
+  bool inherits = luaL_getmetafield(L, argument, "__index") != 0;
+  luaL_argcheck(
+      L, !inherits, argument,
+      "the list must hold its requests itself, not inherit them by a metatable's __index");
   for (lua_pushnil(L); lua_next(L, argument) != 0; lua_pop(L, 1)) {
     lua_Number key = lua_type(L, -2) == LUA_TNUMBER ? lua_tonumber(L, -2) : 0;
     luaL_argcheck(L, key >= 1 && key == floor(key), argument, "a list of requests is expected");

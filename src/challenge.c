@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-const char *const challenge_names[CHALLENGE_FIELDS] = {"realm", "service", "scope", "error"};
+const char *const challenge_names[CHALLENGE_FIELDS] = {"realm", "service", "scope", "error",
+                                                       "error_description"};
 
 struct cursor {
   const char *at, *end;
@@ -57,6 +58,19 @@ static bool at_boundary(struct cursor *cursor) {
   return cursor->at == cursor->end || *cursor->at == ',';
 }
 
+/* The same behind a value. Some servers leave the commas out, so another parameter, or a scheme and
+ * a parameter of it, may follow a space. */
+static bool at_loose_boundary(struct cursor *cursor) {
+  const char *behind = cursor->at;
+  if (at_boundary(cursor)) return true;
+  struct cursor ahead = *cursor;
+  if (ahead.at == behind || take_token(&ahead).length == 0) return false;
+  skip_spaces(&ahead);
+  take_token(&ahead);
+  skip_spaces(&ahead);
+  return take(&ahead, '=');
+}
+
 /* A name, "=" and a value. Leaves the cursor where it was when there is none. */
 static bool take_parameter(struct cursor *cursor, struct span *name, struct span *value) {
   struct cursor ahead = *cursor;
@@ -71,7 +85,7 @@ static bool take_parameter(struct cursor *cursor, struct span *name, struct span
     *value = take_token(&ahead);
     if (value->length == 0) return false;
   }
-  if (!at_boundary(&ahead)) return false;
+  if (!at_loose_boundary(&ahead)) return false;
   *cursor = ahead;
   return true;
 }
@@ -114,11 +128,24 @@ enum place { PLACE_NONE, PLACE_OTHER, PLACE_BEARER };
 
 static const char *const malformed = "it is not of the form that RFC 7235 asks for";
 
+/* Moves behind the rest of an element that is malformed: to a comma that is not between quotes. */
+static void skip_element(struct cursor *cursor) {
+  struct span ignored;
+  while (cursor->at < cursor->end && *cursor->at != ',') {
+    struct cursor ahead = *cursor;
+    if (take(&ahead, '"') && take_quoted(&ahead, &ignored))
+      *cursor = ahead;
+    else
+      cursor->at++;
+  }
+}
+
 /* Reads a scheme and the first thing behind it. */
 static const char *begin_challenge(struct cursor *cursor, struct challenge *challenge, bool *found,
                                    enum place *place) {
   struct span name, value, scheme = take_token(cursor);
-  if (scheme.length == 0) return malformed;
+  bool is_parameter = scheme.length == 0 || (cursor->at < cursor->end && *cursor->at == '=');
+  if (is_parameter) return malformed;
   *place = !*found && same_word(scheme, "bearer") ? PLACE_BEARER : PLACE_OTHER;
   if (*place == PLACE_BEARER) *found = true;
   const char *behind = cursor->at;
@@ -130,6 +157,8 @@ static const char *begin_challenge(struct cursor *cursor, struct challenge *chal
 }
 
 const char *challenge_read(const char *text, size_t length, struct challenge *challenge) {
+  while (length > 0 && (text[length - 1] == '\r' || text[length - 1] == '\n'))
+    length--;
   struct cursor cursor = {text, text + length};
   struct span name, value;
   enum place place = PLACE_NONE;
@@ -145,7 +174,9 @@ const char *challenge_read(const char *text, size_t length, struct challenge *ch
       continue;
     }
     const char *problem = begin_challenge(&cursor, challenge, &found, &place);
-    if (problem != NULL) return problem;
+    if (problem == NULL) continue;
+    if (place != PLACE_OTHER) return problem;
+    skip_element(&cursor); /* of a challenge that is not for us */
   }
   return found ? NULL : "it holds no Bearer challenge";
 }

@@ -14,6 +14,7 @@ enum challenge_field {
   CHALLENGE_SERVICE,
   CHALLENGE_SCOPE,
   CHALLENGE_ERROR,
+  CHALLENGE_DESCRIPTION, /* error_description, for people */
   CHALLENGE_FIELDS
 };
 

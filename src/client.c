@@ -86,6 +86,7 @@ static bool open_transfer(lua_State *L, struct client *client, struct transfer *
  * an option that this libcurl does not know. */
 static bool open_client(lua_State *L, struct client *client, int own, int argument,
                         enum options_place place) {
+  client->pool.multiplexed = strcmp(client->settings.http_version, "2") == 0;
   client->pool.kept = (long)client->settings.parallel + 1; /* and one for log-ins */
   return open_endpoints(L, client, argument, place) && pool_open(&client->pool) &&
          buffer_append_string(&client->own_url, client->endpoint.url.data) &&

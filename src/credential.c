@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ascii.h"
 #include "jwt.h"
 #include "scrub.h"
 
@@ -18,10 +19,26 @@ static bool refuse(struct failure *failure, const char *source, const char *why)
   return false;
 }
 
+/* Is this what jq, a template or a printf makes of nothing? */
+static bool is_placeholder(struct span token) {
+  static const char *const words[] = {"null",       "none",   "undefined", "nil",
+                                      "false",      "true",   "nan",       "<nil>",
+                                      "(null)",     "<none>", "<null>",    "[object object]",
+                                      "<no value>", "{}",     "[]"};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (strlen(words[i]) == token.length && ascii_begins(token.start, words[i], token.length))
+      return true;
+  return false;
+}
+
 bool credential_write_token(const char *text, size_t length, const char *source,
                             struct buffer *line, struct failure *failure) {
   struct span token = jwt_strip_bearer(text, length);
   if (token.length == 0) return refuse(failure, source, "is empty");
+  if (is_placeholder(token))
+    return refuse(failure, source,
+                  "is a word that programs write in place of a value that is missing; look at what "
+                  "wrote it");
   if (!jwt_is_b64token(token.start, token.length))
     return refuse(
         failure, source,
@@ -93,7 +110,7 @@ static bool write_from_file(const char *path, struct buffer *line, struct failur
   struct buffer content = {0};
   char source[SCRUB_SIZE + 40], shown[SCRUB_SIZE];
   scrub_sample(&none, path, strlen(path), shown); /* people pass the token itself, too */
-  snprintf(source, sizeof source, "what the ID token file %s holds", shown);
+  snprintf(source, sizeof source, "the ID token in the file %s", shown);
   bool ok = read_file(path, shown, &content, failure) &&
             credential_write_token(content.data, content.length, source, line, failure);
   buffer_free(&content);

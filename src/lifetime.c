@@ -18,18 +18,27 @@ bool lifetime_normalise(double expires_in, int64_t *seconds) {
   return true;
 }
 
-/* Does the token's own exp count? */
+/* Does the token's own exp count? Against the Date of the answer, or against its own iat. */
 static bool has_bound(const struct lifetime_facts *facts) {
   const struct jwt_times *jwt = &facts->jwt;
-  return facts->date.known && jwt->has_exp && (!jwt->has_iat || jwt->exp > jwt->iat);
+  return jwt->has_exp && (jwt->has_iat ? jwt->exp > jwt->iat : facts->date.known);
 }
 
-/* exp - Date where it bounds the life further, else left. Doubles, as exp may be anything. */
+static int64_t bound_by(double bound_ms, int64_t left) {
+  if (bound_ms >= (double)left) return left;
+  return bound_ms <= 0 ? 0 : (int64_t)bound_ms;
+}
+
+/* exp - Date and exp - iat where they bound the life further, else left. Doubles, as exp may be
+ * anything. */
 static int64_t bound_by_claims(const struct lifetime_facts *facts, int64_t left) {
+  const struct jwt_times *jwt = &facts->jwt;
+  double cached = (double)facts->cached_ms;
   if (!has_bound(facts)) return left;
-  double bound = facts->jwt.exp * 1000 - (double)facts->date.epoch_ms;
-  if (bound >= (double)left) return left;
-  return bound <= 0 ? 0 : (int64_t)bound;
+  if (facts->date.known)
+    left = bound_by(jwt->exp * 1000 - (double)facts->date.epoch_ms - cached, left);
+  if (jwt->has_iat) left = bound_by((jwt->exp - jwt->iat) * 1000 - cached, left);
+  return left;
 }
 
 int64_t lifetime_left_ms(const struct lifetime_facts *facts) {
@@ -38,7 +47,7 @@ int64_t lifetime_left_ms(const struct lifetime_facts *facts) {
     int64_t age = facts->date.epoch_ms - facts->issued_at.epoch_ms;
     if (age >= 0 && age <= whole) left -= age;
   }
-  return bound_by_claims(facts, left);
+  return bound_by_claims(facts, left - facts->cached_ms);
 }
 
 int64_t lifetime_leeway_ms(const struct lifetime_facts *facts, int64_t left_ms) {

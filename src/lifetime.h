@@ -21,6 +21,7 @@ struct lifetime_facts {
   int64_t expires_in;      /* seconds, already defaulted and capped */
   struct moment issued_at; /* the answer's issued_at */
   struct moment date;      /* its Date header */
+  int64_t cached_ms;       /* how long the answer was in a cache on the way */
   struct jwt_times jwt;    /* the claims of the token itself */
 };
 

@@ -56,7 +56,7 @@ static const struct option option_list[] = {
     {"id_token", KIND_ID_TOKEN, FETCH, AT(id_token), NULL, NULL, 0, 0, 0},
     {"id_token_file", KIND_STRING, OPTIONS_CLIENT, AT(id_token_file), NULL, NULL, 0, 0, 0},
     {"username", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(username), NULL, NULL, 0, 0, 0},
-    {"password", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(password), NULL, NULL, 0, 0, 0},
+    {"password", KIND_TEXT, FETCH | OPTIONS_LOGIN, AT(password), NULL, NULL, 0, 0, 0},
     {"login", KIND_LOGIN, OPTIONS_CLIENT, AT(login_username), NULL, NULL, 0, 0, 0},
     {"anonymous", KIND_BOOLEAN, OPTIONS_CLIENT, AT(anonymous), NULL, NULL, 0, 0, 0},
     /* request defaults */
@@ -120,6 +120,22 @@ static int refuse_type(const struct reading *reading, const char *name, const ch
   const char *what =
       lua_pushfstring(reading->L, "must be %s, not %s", wanted, luaL_typename(reading->L, -1));
   return refuse(reading, name, what);
+}
+
+/* Tables are read raw. What comes by a metatable would be overlooked, which nobody would see: an
+ * inherited cacert, say. name is the option whose value the table at index is, or NULL. */
+static void refuse_inherited(const struct reading *reading, int index, const char *name) {
+  static const char what[] =
+      "must hold its values itself, not inherit them by a metatable's __index";
+  lua_State *L = reading->L;
+  if (!lua_getmetatable(L, index)) return;
+  lua_pushliteral(L, "__index");
+  lua_rawget(L, -2);
+  bool inherits = !lua_isnil(L, -1);
+  lua_pop(L, 2);
+  if (!inherits) return;
+  if (name != NULL) refuse(reading, name, what);
+  refuse_table(reading, lua_pushfstring(L, "the table %s", what));
 }
 
 /* Letters that must be inserted, removed, replaced or swapped to make one name of the other. */
@@ -267,6 +283,7 @@ static void read_login(const struct reading *reading, const struct option *optio
   const char *texts[2];
   int given = lua_gettop(L), entries = 0;
   if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
+  refuse_inherited(reading, given, option->name);
   for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
     entries++;
   lua_newtable(L);
@@ -274,7 +291,8 @@ static void read_login(const struct reading *reading, const struct option *optio
     lua_pushstring(L, names[i]);
     lua_rawget(L, given);
     if (lua_isnil(L, -1)) refuse(reading, option->name, "must hold username and password");
-    texts[i] = check_string(reading, option->name);
+    /* a password may be empty (RFC 7617) */
+    texts[i] = i == 0 ? check_string(reading, option->name) : check_text(reading, option->name);
     lua_rawseti(L, given + 1, i + 1);
   }
   if (entries != 2) refuse(reading, option->name, "must hold username and password alone");
@@ -309,6 +327,7 @@ static void read_scope(const struct reading *reading, const struct option *optio
     lua_pushvalue(L, given);
     split_scopes(reading, option->name);
   } else {
+    refuse_inherited(reading, given, option->name);
     size_t entries = 0, length = compat_rawlen(L, given);
     for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
       entries++;
@@ -374,26 +393,67 @@ static bool is_place(const char *key, size_t length) {
   return colon[1] >= '1' && colon[1] <= '9' && *rest == '\0' && port <= 65535;
 }
 
-/* Pushes the "host:port:address" that libcurl wants for the entry whose key and value are at the
- * top. */
-static void push_address(const struct reading *reading, const struct option *option) {
-  lua_State *L = reading->L;
+/* Appends an IP number to the string at the top, with the brackets of IPv6. */
+static void append_address(const struct reading *reading, const struct option *option,
+                           const char *address, size_t length, const char *divider) {
   unsigned char parsed[sizeof(struct in6_addr)];
   char bare[INET6_ADDRSTRLEN];
-  size_t key_length = 0;
-  const char *address = check_text(reading, option->name);
-  const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tolstring(L, -2, &key_length) : "";
-  if (!is_place(key, key_length)) refuse(reading, option->name, "must have keys \"host:port\"");
-  size_t length = strlen(address);
   bool brackets = length > 2 && address[0] == '[' && address[length - 1] == ']';
   snprintf(bare, sizeof bare, "%.*s", (int)(brackets ? length - 2 : length),
            brackets ? address + 1 : address);
-  if (!brackets && inet_pton(AF_INET, address, parsed) == 1)
-    lua_pushfstring(L, "%s:%s", key, address);
-  else if (length < sizeof bare && inet_pton(AF_INET6, bare, parsed) == 1)
-    lua_pushfstring(L, "%s:[%s]", key, bare);
+  bool fits = length < sizeof bare;
+  if (fits && !brackets && inet_pton(AF_INET, bare, parsed) == 1)
+    lua_pushfstring(reading->L, "%s%s", divider, bare);
+  else if (fits && inet_pton(AF_INET6, bare, parsed) == 1)
+    lua_pushfstring(reading->L, "%s[%s]", divider, bare);
   else
     refuse(reading, option->name, "must have IP numbers as values");
+  lua_concat(reading->L, 2);
+}
+
+/* Appends the IP numbers, which commas divide, of the string at index to the string at the top. */
+static void append_addresses(const struct reading *reading, const struct option *option, int index,
+                             const char *divider) {
+  lua_pushvalue(reading->L, index);
+  const char *text = check_text(reading, option->name);
+  lua_pop(reading->L, 1); /* the table that was given keeps it */
+  for (;; text++) {
+    text += strspn(text, " ");
+    size_t length = strcspn(text, ", ");
+    append_address(reading, option, text, length, divider);
+    text += length;
+    text += strspn(text, " ");
+    if (*text == '\0') return;
+    if (*text != ',') refuse(reading, option->name, "must have IP numbers as values");
+    divider = ",";
+  }
+}
+
+/* Pushes the "host:port:address,address" that libcurl wants for the entry whose key and value, a
+ * string or a list of them, are at the top. */
+static void push_address(const struct reading *reading, const struct option *option) {
+  lua_State *L = reading->L;
+  size_t key_length = 0;
+  int value = lua_gettop(L);
+  const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tolstring(L, -2, &key_length) : "";
+  if (!is_place(key, key_length)) refuse(reading, option->name, "must have keys \"host:port\"");
+  lua_pushvalue(L, value - 1);
+  if (!lua_istable(L, value)) {
+    append_addresses(reading, option, value, ":");
+    return;
+  }
+  refuse_inherited(reading, value, option->name);
+  size_t count = compat_rawlen(L, value), entries = 0;
+  for (lua_pushnil(L); lua_next(L, value) != 0; lua_pop(L, 1))
+    entries++;
+  if (count == 0 || entries != count)
+    refuse(reading, option->name, "must have IP numbers as values");
+  for (size_t i = 1; i <= count; i++) {
+    lua_rawgeti(L, value, (int)i);
+    lua_insert(L, -2);
+    append_addresses(reading, option, lua_gettop(L) - 1, i == 1 ? ":" : ",");
+    lua_remove(L, -2);
+  }
 }
 
 /* Makes a string_list of the table at the top, one line for each entry, and puts a table that keeps
@@ -404,6 +464,7 @@ static void read_lines(const struct reading *reading, const struct option *optio
   int given = lua_gettop(L);
   size_t count = 0, room = 0;
   if (!lua_istable(L, given)) refuse_type(reading, option->name, "a table");
+  refuse_inherited(reading, given, option->name);
   for (lua_pushnil(L); lua_next(L, given) != 0; lua_pop(L, 1))
     room++;
   lua_newtable(L);
@@ -590,6 +651,7 @@ void options_read(lua_State *L, struct options_origin origin, enum options_place
   if (!lua_istable(L, origin.index))
     refuse_table(&reading,
                  lua_pushfstring(L, "a table is expected, not %s", luaL_typename(L, origin.index)));
+  refuse_inherited(&reading, origin.index, NULL);
   lua_newtable(L);
   reading.copy = lua_gettop(L);
   if (is_request(&reading))

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -176,6 +177,23 @@ CURLcode pool_attach(struct opener *opener, CURL *easy) {
   if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
   if (!code) code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, opener->pool);
   return code;
+}
+
+/* libcurl looks whether a kept connection can be read from: at its end it is not used. */
+static void make_end(int fd) {
+  enum { MAX_READS = 256 };
+  char ignored[4096];
+  shutdown(fd, SHUT_RDWR);
+  for (int i = 0; i < MAX_READS; i++)
+    if (recv(fd, ignored, sizeof ignored, MSG_DONTWAIT) <= 0) return;
+}
+
+void pool_drop_unclean(const struct pool *pool) {
+  if (pool->active > 0 || pool->multiplexed) return;
+  for (size_t i = 0; i < pool->count; i++) {
+    struct pollfd waiting = {.fd = pool->sockets[i].fd, .events = POLLIN};
+    if (poll(&waiting, 1, 0) > 0 && is_ours(&pool->sockets[i])) make_end(waiting.fd);
+  }
 }
 
 void pool_close(struct pool *pool) {

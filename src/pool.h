@@ -28,7 +28,9 @@ struct pool {
   struct pool_socket witness; /* never used: gone once the process has closed its descriptors */
   size_t count, capacity;
   pid_t owner;
-  long kept; /* connections to keep, and streams of one; set before the pool is opened */
+  size_t active;    /* transfers under way */
+  bool multiplexed; /* HTTP/2: a server may send at any time; set before the pool is opened */
+  long kept;        /* connections to keep, and streams of one; set before the pool is opened */
 };
 
 /* What a handle opens its sockets with. It lives as long as the handle, the pool longer. */
@@ -48,6 +50,11 @@ bool pool_is_usable(const struct pool *pool);
 /* Makes a pool that is not usable one of this process's own, without connections. No transfer may
  * be under way. False when memory is short: the pool is then closed, and may be opened again. */
 bool pool_adopt(struct pool *pool);
+
+/* Makes sure that libcurl does not use a kept connection on which something has come unasked: it
+ * would be taken for the answer to the next request, as a server's 408 before it closes an idle
+ * connection. Does nothing while a transfer is under way. */
+void pool_drop_unclean(const struct pool *pool);
 
 /* Tells an easy handle to open and close its sockets through the opener's pool. Opening one also
  * turns CURLOPT_VERBOSE on, without which libcurl does not show the TLS handshake to the handle's

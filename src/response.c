@@ -44,7 +44,7 @@ static bool invalid(struct failure *failure, const struct circumstances *about, 
  * that field, which keeps it alive. */
 static bool take_token(lua_State *L, struct span *token) {
   int type = raw_field(L, -1, "token");
-  bool absent = type == LUA_TNIL;
+  bool absent = type == LUA_TNIL || (type == LUA_TSTRING && compat_rawlen(L, -1) == 0);
   if (absent) {
     lua_pop(L, 1);
     type = raw_field(L, -1, "access_token");
@@ -222,7 +222,8 @@ static bool lack_token(lua_State *L, const struct reader *reader, struct exchang
 static bool finish_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
                          struct token_limits *limits) {
   struct failure *failure = &exchange->failure;
-  struct lifetime_facts facts = {.date = exchange->transfer.answer.date};
+  const struct answer *answer = &exchange->transfer.answer;
+  struct lifetime_facts facts = {.date = answer->date, .cached_ms = answer->cached_ms};
   struct span token;
   if (!take_token(L, &token))
     return lack_token(L, reader, exchange, "it holds no token of the form that RFC 6750 asks for");
@@ -320,6 +321,26 @@ static bool is_redirect(long status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
+/* Puts a list of what the Bearer challenge of a 401 says (RFC 6750 section 3.1) in the place of the
+ * nil at the top, where it says something. */
+static void read_challenge_errors(lua_State *L, const struct reader *reader, const char *value) {
+  char text[TRANSFER_VALUE_SIZE];
+  struct challenge challenge;
+  if (challenge_read(value, strlen(value), &challenge) != NULL) return;
+  if (challenge.value[CHALLENGE_ERROR].start == NULL) return;
+  lua_newtable(L);
+  int list = lua_gettop(L);
+  for (int i = CHALLENGE_ERROR; i <= CHALLENGE_DESCRIPTION; i++) {
+    const struct span *said = &challenge.value[i];
+    if (said->start != NULL)
+      lua_pushlstring(L, text, challenge_unescape(*said, text));
+    else
+      lua_pushnil(L);
+  }
+  append_error(L, reader, list);
+  lua_replace(L, list - 1);
+}
+
 /* Does the list of errors at the top say that an identity provider refused user name and password?
  * It may do that with status 400 (RFC 6749 section 5.2). */
 static bool is_refused_grant(lua_State *L) {
@@ -404,6 +425,8 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
   enum failure_code code = status_code(answer->status);
   bool retryable = retry_status(answer->status);
   push_errors(L, reader, &answer->body);
+  if (answer->status == 401 && lua_isnil(L, -1))
+    read_challenge_errors(L, reader, answer->challenge);
   if (exchange->is_login && answer->status == 400 && is_refused_grant(L))
     code = FAILURE_UNAUTHORIZED;
   find_words(L, reader, &answer->body, words);
@@ -421,8 +444,9 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
                 answer->status, colon, words, ended);
     break;
   case FAILURE_FORBIDDEN:
-    failure_set(failure, code, retryable, "%s forbids this to the user (403)%s%s", where, colon,
-                words);
+    explain_ended(reader, exchange, ended, sizeof ended);
+    failure_set(failure, code, retryable, "%s forbids this to the user (403)%s%s%s", where, colon,
+                words, ended);
     break;
   case FAILURE_NOT_FOUND:
     failure_set(failure, code, retryable, "there is nothing at %s (404); check host and path%s%s",
@@ -526,7 +550,7 @@ bool response_push_challenge(lua_State *L, const char *text, size_t length,
     return false;
   }
   lua_createtable(L, 0, CHALLENGE_FIELDS);
-  for (size_t i = 0; i < CHALLENGE_FIELDS; i++) {
+  for (size_t i = 0; i <= CHALLENGE_ERROR; i++) {
     const struct span *value = &challenge.value[i];
     if (value->start == NULL) continue;
     char *room = lua_newuserdata(L, value->length + 1);

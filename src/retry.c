@@ -1,12 +1,13 @@
 /* retry.c - which answers are worth another try, and how long to wait before it. */
 #include "retry.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
 
-enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16 };
+enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16, YEAR_SECONDS = 365 * 24 * 3600 };
 
 bool retry_status(long status) {
   return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 ||
@@ -15,8 +16,13 @@ bool retry_status(long status) {
 
 double retry_read_after(const char *value, struct moment date) {
   size_t length = strlen(value);
-  if (length > 0 && strspn(value, "0123456789") == length) return strtod(value, NULL);
   int64_t now = date.known ? date.epoch_ms : clock_wall_ms();
+  if (length > 0 && strspn(value, "0123456789") == length) {
+    double seconds = strtod(value, NULL);
+    if (seconds <= YEAR_SECONDS) return seconds;
+    double left = seconds - floor((double)now / 1000); /* some servers write a point in time */
+    return left < 0 ? 0 : left <= YEAR_SECONDS ? left : YEAR_SECONDS;
+  }
   struct moment when = date_read_http(value, length, now);
   if (!when.known) return -1;
   return when.epoch_ms <= now ? 0 : (double)(when.epoch_ms - now) / 1000;

@@ -159,7 +159,7 @@ static bool call_function(lua_State *L, struct call *call) {
   lua_call(L, 0, 2);
   if (lua_type(L, -2) == LUA_TSTRING) {
     const char *text = lua_tolstring(L, -2, &length);
-    ok = credential_write_token(text, length, "what the id_token function returned",
+    ok = credential_write_token(text, length, "the ID token that the id_token function returned",
                                 &call->client->line, failure);
   } else {
     blame_function(L, call, failure);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ascii.h"
 #include "clock.h"
 #include "span.h"
 #include "version.h"
@@ -58,8 +59,28 @@ static void begin_head(struct answer *answer, const char *line, size_t length) {
   answer->head_complete = false;
   answer->framed = length > 5 && line[5] != '1';
   answer->date.known = false;
+  answer->cached_ms = 0;
+  answer->challenge[0] = '\0';
   answer->retry_after[0] = '\0';
   answer->location[0] = '\0';
+}
+
+/* Whole seconds; more than a number holds counts as a lifetime. */
+static int64_t read_age_ms(struct span value) {
+  int64_t seconds = 0;
+  for (size_t i = 0; i < value.length; i++) {
+    if (value.start[i] < '0' || value.start[i] > '9') return 0;
+    if (seconds < INT32_MAX) seconds = seconds * 10 + (value.start[i] - '0');
+  }
+  return seconds * 1000;
+}
+
+static void keep_challenge(struct answer *answer, struct span value) {
+  static const char bearer[] = "bearer";
+  bool named =
+      value.length >= sizeof bearer - 1 && ascii_begins(value.start, bearer, sizeof bearer - 1);
+  if (named || answer->challenge[0] == '\0')
+    keep_value(value, answer->challenge, sizeof answer->challenge);
 }
 
 static void read_header(struct answer *answer, const char *line, size_t length) {
@@ -75,6 +96,13 @@ static void read_header(struct answer *answer, const char *line, size_t length) 
     value = header_value(line, length, "date");
     if (value.start != NULL)
       answer->date = date_read_http(value.start, value.length, clock_wall_ms());
+    break;
+  case 'a':
+    value = header_value(line, length, "age");
+    if (value.start != NULL) answer->cached_ms = read_age_ms(value);
+    break;
+  case 'w':
+    keep_challenge(answer, header_value(line, length, "www-authenticate"));
     break;
   case 'l':
     keep_location(answer, header_value(line, length, "location"));
@@ -358,8 +386,10 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   CURLcode code = set_url(transfer, url);
   if (code) return code;
   set_limits(transfer, timeout_ms, connect_timeout_ms);
+  pool_drop_unclean(pool);
   if (curl_multi_add_handle(pool->multi, transfer->easy) != CURLM_OK) return CURLE_OUT_OF_MEMORY;
   transfer->active = true;
+  pool->active++;
   return CURLE_OK;
 }
 
@@ -390,8 +420,10 @@ bool transfer_step(struct pool *pool, int wait_ms) {
 }
 
 void transfer_stop(struct transfer *transfer, struct pool *pool) {
-  if (transfer->active) curl_multi_remove_handle(pool->multi, transfer->easy);
+  if (!transfer->active) return;
+  curl_multi_remove_handle(pool->multi, transfer->easy);
   transfer->active = false;
+  pool->active--;
 }
 
 bool transfer_was_sent(const struct transfer *transfer) {

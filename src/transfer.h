@@ -32,7 +32,9 @@ struct answer {
   bool framed;        /* the end of the body was marked by a length, chunks or HTTP/2 */
   bool too_large;
   struct moment date;
+  int64_t cached_ms; /* header Age (RFC 9111 section 5.1) */
   char retry_after[64];
+  char challenge[TRANSFER_VALUE_SIZE]; /* WWW-Authenticate, that of scheme Bearer if there is one */
   char location[TRANSFER_VALUE_SIZE];
 };
 

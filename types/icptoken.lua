@@ -99,7 +99,7 @@
 ---@field retries? integer 2
 ---@field proxy? string
 ---@field no_proxy? string
----@field resolve? table<string, string> "host:port" to IP number
+---@field resolve? table<string, string|string[]> "host:port" to IP number
 ---@field http_version? "1.1"|"2"
 ---@field headers? table<string, string>
 ---@field user_agent? string
@@ -127,7 +127,7 @@
 ---@field retries? integer 2
 ---@field proxy? string
 ---@field no_proxy? string
----@field resolve? table<string, string>
+---@field resolve? table<string, string|string[]>
 ---@field http_version? "1.1"|"2"
 ---@field headers? table<string, string>
 ---@field user_agent? string

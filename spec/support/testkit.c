@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -532,7 +533,13 @@ static int testkit_heap(lua_State *L) {
   return 1;
 }
 
-/* open_sockets(): a list of { fd =, cloexec = boolean } of the sockets open in this process. */
+static bool is_readable(int fd) {
+  struct pollfd waiting = {.fd = fd, .events = POLLIN};
+  return poll(&waiting, 1, 0) > 0 && (waiting.revents & POLLIN) != 0;
+}
+
+/* open_sockets(): a list of { fd =, cloexec = boolean, readable = boolean } of the sockets open in
+ * this process. */
 static int open_sockets(lua_State *L) {
   int count = 0;
   struct dirent *entry;
@@ -549,6 +556,8 @@ static int open_sockets(lua_State *L) {
     lua_setfield(L, -2, "fd");
     lua_pushboolean(L, (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
     lua_setfield(L, -2, "cloexec");
+    lua_pushboolean(L, is_readable(fd));
+    lua_setfield(L, -2, "readable");
     lua_rawseti(L, -2, ++count);
   }
   closedir(directory);
