@@ -42,6 +42,7 @@ build = {
         "src/endpoint.c",
         "src/exchange.c",
         "src/failure.c",
+        "src/files.c",
         "src/handshake.c",
         "src/jitter.c",
         "src/json.c",

@@ -337,12 +337,6 @@ describe("an ID token file", function()
     { "has a NUL byte", function() return make_file "one\0two" end, "characters that no bearer token has" },
     { "is a directory", function() return stub.dir end, "is a directory" },
     { "has no end", function() return "/dev/zero" end, "larger than 65536 bytes" },
-    { "is a FIFO that nobody writes to", function()
-      local path = make_path()
-      os.remove(path)
-      assert(testkit.mkfifo(path))
-      return path
-    end, "empty" },
   } do
     local what, make, why = case[1], case[2], case[3]
 

@@ -391,6 +391,24 @@ describe("when memory runs out", function()
       end
   end
 
+  local function subject_pipes()
+    local path = os.tmpname()
+    os.remove(path)
+    assert(testkit.mkfifo(path))
+    local writer = assert(testkit.spawn { "sh", "-c", ("while cat %s >%s; do :; done"):format(icp.ca, path),
+      stdin = "/dev/null", stderr = "/dev/null", env = { LD_PRELOAD = false } })
+    local client = assert(icptoken.new(with { cacert = path }))
+    return function() return client:fetch() end,
+      function(token)
+        if token then assert_token(token) end
+        fetch_well(client)
+        client:close()
+        testkit.kill(writer, "KILL")
+        testkit.waitpid(writer)
+        os.remove(path)
+      end
+  end
+
   local function subject_challenge()
     local value = [[Basic realm="x", Bearer realm="a\"b",service="c",scope="d e",error="f"]]
     return function() return icptoken.challenge(value) end,
@@ -428,6 +446,7 @@ describe("when memory runs out", function()
       { "client:fetch with a log-in", subject_with_login }, { "a log-in that ended", subject_new_login },
       { "a log-in that ended, for many", subject_new_login_of_many },
       { "client:fetch with a function", subject_function }, { "challenge", subject_challenge },
+      { "client:fetch with a pipe", subject_pipes },
       { "new", subject_new }, { "icptoken.fetch", subject_one_shot },
       { "client:fetch, kept connection", subject_kept }, { "client:fetch with a request", subject_request },
       { "client:fetch that is refused", subject_refused }, { "decode, stats, tostring", subject_rest },
@@ -481,7 +500,7 @@ describe("when memory runs out", function()
       { "client:fetch_all", subject_fetch_all }, { "icptoken.login", subject_login },
       { "client:fetch with a log-in", subject_with_login }, { "a log-in that ended", subject_new_login },
       { "a log-in that ended, for many", subject_new_login_of_many },
-      { "client:fetch with a function", subject_function },
+      { "client:fetch with a function", subject_function }, { "client:fetch with a pipe", subject_pipes },
     }
     define_sweeps("libcurl", testkit.with_failing_curl, cases)
 

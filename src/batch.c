@@ -10,6 +10,7 @@
 #include "call.h"
 #include "clock.h"
 #include "compat.h"
+#include "files.h"
 #include "request.h"
 #include "session.h"
 
@@ -189,7 +190,8 @@ static bool open_slots(struct client *client, int requests) {
   client->slot_count = count;
   for (size_t i = 0; i < count; i++)
     if (!transfer_open(&client->slots[i].exchange.transfer, &client->pool, &client->endpoint,
-                       &client->settings, &problem))
+                       &client->settings, &problem) ||
+        !files_lend(client, &client->slots[i].exchange.transfer))
       return false;
   return true;
 }

@@ -2,8 +2,12 @@
  */
 #include "call.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "compat.h"
@@ -71,6 +75,46 @@ void call_gather_secrets(struct call *call) {
 bool call_fail_no_memory(struct call *call) {
   failure_set_no_memory(&call->client->exchange.failure);
   return false;
+}
+
+static void close_at_end(int *opened) {
+  if (*opened > 0) close(*opened - 1);
+  *opened = 0;
+}
+
+/* Reads what is there. Returns an errno, EAGAIN when there is more to wait for, 0 at the end. */
+static int read_some(int fd, size_t limit, struct buffer *content) {
+  enum { PIECE = 4096 };
+  for (;;) {
+    if (content->length > limit) return EFBIG;
+    if (!buffer_reserve(content, PIECE)) return ENOMEM;
+    ssize_t got = read(fd, content->data + content->length, PIECE);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? errno : 0;
+    content->length += (size_t)got;
+  }
+}
+
+/* A pipe without a writer is at its end for read, but for poll only once a writer has gone. */
+int call_read_file(lua_State *L, struct call *call, const char *path, size_t limit,
+                   struct buffer *content) {
+  int *opened = &call->client->reading;
+  int problem = EAGAIN;
+  *opened = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) + 1;
+  if (*opened == 0) return errno;
+  while (problem == EAGAIN) {
+    struct pollfd waiting = {.fd = *opened - 1, .events = POLLIN};
+    int64_t left = call->deadline_ms - clock_steady_ms();
+    int ready = poll(&waiting, 1, left > CALL_SLICE_MS ? CALL_SLICE_MS : left > 0 ? (int)left : 0);
+    if (ready > 0)
+      problem = read_some(waiting.fd, limit, content);
+    else if (left <= 0)
+      problem = ETIMEDOUT;
+    else
+      compat_run_hook(L, lua_upvalueindex(CLIENT_NOTHING));
+  }
+  close_at_end(opened);
+  return problem;
 }
 
 /* Drives one exchange until it is answered, with a turn for a hook after each slice. */
@@ -157,6 +201,8 @@ static void end_call(struct call *call) {
   transfer_forget_answer(&client->login.transfer);
   transfer_clear_form(&client->login.transfer);
   buffer_clear(&client->scratch);
+  close_at_end(&client->reading);
+  close_at_end(&client->pin);
   client->counters.attempts += call->attempts;
   client->counters.failures[client->exchange.failure.code]++;
   client->busy = false;

@@ -61,6 +61,12 @@ void call_start_clock(struct call *call);
 /* Notes the secrets that no message may hold, from the settings and the credential in use. */
 void call_gather_secrets(struct call *call);
 
+/* Reads a file of no more than limit bytes into content, which is the client's own. Waits for the
+ * writer of a pipe until the call's limit, and lets a hook have its turn meanwhile. Returns 0, or
+ * an errno: ETIMEDOUT for a pipe whose writer has not finished, EFBIG, ENOMEM. */
+int call_read_file(lua_State *L, struct call *call, const char *path, size_t limit,
+                   struct buffer *content);
+
 /* Sets the call's failure to memory that ran out. Returns false. */
 bool call_fail_no_memory(struct call *call);
 

@@ -38,6 +38,8 @@ static void free_client(struct client *client) {
   buffer_free(&client->key);
   buffer_free(&client->line);
   buffer_free(&client->login_line);
+  for (int i = 0; i < CLIENT_FILES; i++)
+    buffer_free(&client->files[i]);
   buffer_free(&client->pair);
   refusal_free(&client->refusal);
   buffer_free(&client->scratch);

@@ -40,6 +40,9 @@ enum {
  * CLIENT_TOKENS + place the tokens of the cache. */
 enum { CLIENT_SPARE_DETAILS = 1, CLIENT_REFUSAL_ERRORS, CLIENT_TOKENS };
 
+/* The files of the TLS options. */
+enum { CLIENT_FILE_CA, CLIENT_FILE_CERT, CLIENT_FILE_KEY, CLIENT_FILE_PIN, CLIENT_FILES };
+
 /* One of the requests of a fetch_all that are under way. */
 struct slot {
   struct exchange exchange;
@@ -71,6 +74,8 @@ struct client {
   struct buffer line;             /* the Authorization header in use */
   struct buffer login_line;       /* the one that the last log-in gave */
   struct buffer pair;             /* the base64 of user name and password, for messages to hide */
+  struct buffer files[CLIENT_FILES]; /* what was in them, where they are pipes */
+  int reading, pin; /* 1 + descriptors that are open while a call lasts; 0 for none */
   struct buffer scratch;
   struct refusal refusal; /* of the client's own credential */
   bool accepted;          /* the client's own user name and password were, at least once */

@@ -3,16 +3,12 @@
 #include "credential.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "ascii.h"
 #include "jwt.h"
 #include "scrub.h"
-
-enum { LARGEST_FILE = 64 * 1024 };
 
 static bool refuse(struct failure *failure, const char *source, const char *why) {
   failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "%s %s", source, why);
@@ -59,62 +55,31 @@ static const char *explain_errno(int number) {
     return "cannot be read: permission denied";
   case EISDIR:
     return "is a directory";
-  case EAGAIN:
-    return "is a pipe that nobody has written to";
+  case ETIMEDOUT:
+    return "is a pipe whose writer did not finish in time";
   default:
     return "cannot be read";
   }
 }
 
-/* Reads up to size bytes. 0 at the end, -1 with errno on an error. */
-static ssize_t read_some(int fd, char *room, size_t size) {
-  ssize_t got;
-  do
-    got = read(fd, room, size);
-  while (got < 0 && errno == EINTR);
-  return got;
-}
-
-/* Never blocks: a FIFO without a writer is an empty file, a device an error or short. */
-static bool read_file(const char *path, const char *shown, struct buffer *content,
-                      struct failure *failure) {
-  int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  int problem = 0;
-  ssize_t got = fd < 0 ? -1 : 1;
-  if (fd < 0) problem = errno;
-  while (got > 0 && content->length <= LARGEST_FILE) {
-    if (!buffer_reserve(content, 4096)) {
-      problem = ENOMEM;
-      break;
-    }
-    got = read_some(fd, content->data + content->length, 4096);
-    if (got < 0) problem = errno;
-    if (got > 0) content->length += (size_t)got;
-  }
-  if (fd >= 0) close(fd);
-  if (problem == ENOMEM)
-    failure_set_no_memory(failure);
-  else if (problem != 0)
-    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "the ID token file %s %s", shown,
-                explain_errno(problem));
-  else if (content->length > LARGEST_FILE)
-    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false,
-                "the ID token file %s is larger than %d bytes", shown, LARGEST_FILE);
-  else
-    return true;
-  return false;
-}
-
-static bool write_from_file(const char *path, struct buffer *line, struct failure *failure) {
+bool credential_write_file(const char *path, int problem, const struct buffer *content,
+                           struct buffer *line, struct failure *failure) {
   const struct secrets none = {.count = 0};
-  struct buffer content = {0};
   char source[SCRUB_SIZE + 40], shown[SCRUB_SIZE];
   scrub_sample(&none, path, strlen(path), shown); /* people pass the token itself, too */
   snprintf(source, sizeof source, "the ID token in the file %s", shown);
-  bool ok = read_file(path, shown, &content, failure) &&
-            credential_write_token(content.data, content.length, source, line, failure);
-  buffer_free(&content);
-  return ok;
+  if (problem == 0)
+    return credential_write_token(content->length > 0 ? content->data : "", content->length, source,
+                                  line, failure);
+  if (problem == ENOMEM)
+    failure_set_no_memory(failure);
+  else if (problem == EFBIG)
+    failure_set(failure, FAILURE_INVALID_CREDENTIAL, false,
+                "the ID token file %s is larger than %d bytes", shown, CREDENTIAL_MAX_FILE);
+  else
+    failure_set(failure, FAILURE_INVALID_CREDENTIAL, problem == ETIMEDOUT,
+                "the ID token file %s %s", shown, explain_errno(problem));
+  return false;
 }
 
 bool credential_append_pair(const char *username, const char *password, struct buffer *out) {
@@ -139,8 +104,6 @@ bool credential_write(const struct settings *settings, struct buffer *line,
                       struct failure *failure) {
   if (settings->anonymous) return true;
   if (settings->username != NULL) return write_basic(settings, line, failure);
-  if (settings->id_token_file != NULL)
-    return write_from_file(settings->id_token_file, line, failure);
   return credential_write_token(settings->id_token, settings->id_token_length, "the ID token", line,
                                 failure);
 }

@@ -11,15 +11,23 @@
 
 #pragma GCC visibility push(hidden)
 
+/* The longest file of an ID token, in bytes. */
+enum { CREDENTIAL_MAX_FILE = 64 * 1024 };
+
 /* Appends "Authorization: …" to the empty line: Bearer for an ID token (RFC 6750), Basic for user
- * name and password (RFC 7617), nothing for anonymous. An ID token file is read anew each time.
- * False with failure set when there is no usable credential. */
+ * name and password (RFC 7617), nothing for anonymous. False with failure set when there is no
+ * usable credential. */
 bool credential_write(const struct settings *settings, struct buffer *line,
                       struct failure *failure);
 
 /* Appends "Authorization: Bearer …" for the ID token in text, which messages call by its source. */
 bool credential_write_token(const char *text, size_t length, const char *source,
                             struct buffer *line, struct failure *failure);
+
+/* Appends "Authorization: Bearer …" for the ID token in a file's content, or sets the failure for
+ * the errno with which reading it ended, which is not 0 then. */
+bool credential_write_file(const char *path, int problem, const struct buffer *content,
+                           struct buffer *line, struct failure *failure);
 
 /* Appends the base64 of "username:password" (RFC 7617). False when memory is short. */
 bool credential_append_pair(const char *username, const char *password, struct buffer *out);

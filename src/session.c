@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "credential.h"
+#include "files.h"
 
 /* A process that was forked since must not use the connections that it inherited, and one that has
  * closed its descriptors has none. */
@@ -168,6 +169,18 @@ static bool call_function(lua_State *L, struct call *call) {
   return ok;
 }
 
+/* Reads the ID token file for client->line, anew each time. */
+static bool read_token_file(lua_State *L, struct call *call) {
+  struct client *client = call->client;
+  const char *path = call->settings->id_token_file;
+  buffer_clear(&client->scratch);
+  int problem = call_read_file(L, call, path, CREDENTIAL_MAX_FILE, &client->scratch);
+  bool ok = credential_write_file(path, problem, &client->scratch, &client->line,
+                                  &client->exchange.failure);
+  buffer_clear(&client->scratch);
+  return ok;
+}
+
 /* Brings the Authorization header of the call into client->line. On failure the server's errors
  * (or nil) are at the top. */
 static bool ready_line(lua_State *L, struct call *call) {
@@ -187,6 +200,8 @@ static bool ready_line(lua_State *L, struct call *call) {
          call_fail_no_memory(call);
   else if (settings->id_token_function)
     ok = call_function(L, call);
+  else if (settings->id_token_file != NULL)
+    ok = read_token_file(L, call);
   else
     ok = credential_write(settings, &client->line, &client->exchange.failure);
   client->line_is_own = ok && own && fixed;
@@ -200,7 +215,7 @@ bool session_ready(lua_State *L, struct call *call) {
   bool logs_in = call->settings->login_username != NULL;
   call_start_clock(call);
   call_gather_secrets(call);
-  if (!ready_pool(call)) {
+  if (!ready_pool(call) || !files_ready(L, call)) {
     lua_pushnil(L);
     return false;
   }
@@ -239,6 +254,10 @@ int session_run_login(lua_State *L) {
   call->client->counters.requests++;
   call_start_clock(call);
   call_gather_secrets(call);
+  if (!files_ready(L, call)) {
+    lua_pushnil(L);
+    return call_push_failure(L, call);
+  }
   return ask_identity_provider(L, call) ? 1 : call_push_failure(L, call);
 }
 
