@@ -519,6 +519,38 @@ describe("a 401", function()
   end)
 end)
 
+describe("a status that was known before its answer went wrong", function()
+  local wrong = {
+    { "larger than the limit", { endless = "body", bytes = 3e6 } },
+    { "larger than the limit, in chunks", { endless = "body", bytes = 3e6, framing = "chunked" } },
+    { "stalling", { body = ("x"):rep(2000), delay = { body = 60 } } },
+    { "encoded as nobody knows", { body = "abc", headers = { { "Content-Encoding", "x-unknown" } } } },
+  }
+  for _, case in ipairs(wrong) do
+    for status, code in pairs { [401] = "unauthorized", [403] = "forbidden", [404] = "not_found", [503] = "server_error",
+      [418] = "http_status", [429] = "rate_limited" } do
+      it(("wins over a body that is %s, %d"):format(case[1], status), function()
+        local order = { status = status }
+        for name, value in pairs(case[2]) do order[name] = value end
+        stub:plan(order)
+        local _, details = fail(code, { timeout = case[2].delay and 1 or 20, max_body_bytes = 1000 })
+        assert.equal(status, details.status)
+        assert.equal(status == 503 or status == 429, details.retryable)
+      end)
+    end
+
+    if not case[2].delay then
+      it(("is tried again where it may pass, with a body that is %s"):format(case[1]), function()
+        local order = { status = 503 }
+        for name, value in pairs(case[2]) do order[name] = value end
+        stub:plan(order)
+        assert(icptoken.fetch(cases.options(stub, { retries = 1, max_body_bytes = 100000 })))
+        assert.equal(2, #stub:requests())
+      end)
+    end
+  end
+end)
+
 local BAD_ID_TOKENS = {
   "", " ", "\n", "Bearer ", "bearer \n", "two words", "tok\nen", "tok\r\nX-Injected: 1", "tok\0en", "tok\ten",
   "tok\195\169n", "tok\"en", "tok,en", "tok;en", "tok=en", "=", "Basic abc", "Bearer Bearer abc", "tok\127en", "\0",
@@ -538,6 +570,27 @@ describe("an ID token", function()
       assert.same({}, stub:log())
     end)
   end
+
+  it("that is larger than libcurl can send is told as such, and nothing is sent", function()
+    local message, details = fail("invalid_credential", { id_token = ("a"):rep(9e6), retries = 2 })
+    assert.matches("longer than 1 MiB", message, 1, true)
+    assert.equal(0, details.attempts)
+    assert.is_false(details.retryable)
+  end)
+
+  it("of a host that libcurl cannot look up is not sent", function()
+    local _, details = fail("resolve", { host = "m\195\188ster.icp", retries = 2, timeout = 20 })
+    assert.equal(1, details.attempts)
+    assert.is_false(details.retryable)
+  end)
+
+  it("is not sent with more scopes than libcurl can send", function()
+    local scopes = {}
+    for n = 1, 10 do scopes[n] = n .. ("a"):rep(1e6) end
+    local _, details = fail("resolve", { scope = scopes, retries = 2, timeout = 20 })
+    assert.is_false(details.retryable)
+    assert.same({}, stub:requests())
+  end)
 
   it("that is a word for nothing is told as such", function()
     for _, id_token in ipairs { "null", "Bearer undefined", "[object Object]" } do

@@ -54,8 +54,8 @@ local function scale_limits(all, scale)
 end
 
 -- Gives the stub the order, and fetches until a limit. expect_limit returns how many seconds it is for a scale (the
--- timeout, if not said). Returns the message, the details and the limit.
-local function time_out(order, changes, expect_limit)
+-- timeout, if not said); wanted is the code, if not "timeout". Returns the message, the details and the limit.
+local function time_out(order, changes, expect_limit, wanted)
   return timing.try(function(scale)
     stub:reset()
     if order then stub:plan(order) end
@@ -65,7 +65,7 @@ local function time_out(order, changes, expect_limit)
     local elapsed, token, message, code, details = measure(client.fetch, client)
     local closing = measure(client.close, client)
     assert.is_nil(token)
-    assert.equal("timeout", code, message)
+    assert.equal(wanted or "timeout", code, message)
     assert_took(elapsed, limit)
     assert.is_true(closing < NOISE * scale, ("closing took %.3f s"):format(closing))
     return message, details, limit
@@ -112,7 +112,6 @@ local HANGING = {
     ["end"] = "hold" } },
   { "an answer that drips a byte now and then", { delay = { drip = 0.2 } }, function() return { timeout = 0.5 } end },
   { "a body that drips", { status = 500, body = ("x"):rep(100000), delay = { drip = 0.02 } } },
-  { "a refusal that stops in its body", { status = 401, body = ("x"):rep(1000), delay = { body = HANG } } },
   { "a proxy that does not answer", nil, function()
     return { proxy = "http://127.0.0.1:" .. stub.ports.hang }
   end },
@@ -131,6 +130,12 @@ describe("the time limit ends a fetch on", function()
       assert.equal(1, details.attempts)
     end)
   end
+
+  it("a refusal that stops in its body, whose status stands", function()
+    local _, details = time_out({ status = 401, body = ("x"):rep(1000), delay = { body = HANG } }, nil, nil,
+      "unauthorized")
+    assert.equal(401, details.status)
+  end)
 
   it("a port that does not answer at all", function()
     local port, close_port = open_deaf_port()

@@ -61,6 +61,16 @@ describe("in a locale", function()
     ]]
   end)
 
+  it("with a decimal comma a message has a decimal point", function()
+    icp:plan { delay = { before = 60 } }
+    run [[
+      set(GERMAN)
+      options.timeout = 0.25
+      local _, message = require "icptoken".fetch(options)
+      assert(message:find("within 0.25 s", 1, true), message)
+    ]]
+  end)
+
   it("without a decimal comma that was set when the module was loaded, numbers are read", function()
     run [[
       set(GERMAN)

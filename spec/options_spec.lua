@@ -67,7 +67,7 @@ describe("options", function()
       "a\\b" } },
     { "path", { "", "no/slash", "/a?b=c", "/a#b", "/a b" } },
     { "url", { "", "ftp://a/b", "file:///etc/passwd", "https://user:pw@a/b", "https://a/b#c",
-      "https:///b", "a b", "https://a:99999/b", "http://other.example/b", "mailto:a" } },
+      "https:///b", "a b", "https://a:99999/b", "https://a:0/b", "http://other.example/b", "mailto:a" } },
     { "headers", { { ["A b"] = "c" }, { [""] = "c" }, { ["A:"] = "c" }, { ["A\n"] = "c" }, { "A: b" },
       { A = 1 }, { A = "b\r\nC: d" }, { A = "b\0c" } } },
     { "resolve", { { ["a"] = "10.0.0.5" }, { ["a:0"] = "10.0.0.5" }, { ["a:99999"] = "10.0.0.5" },
@@ -75,6 +75,7 @@ describe("options", function()
       { ["a:1"] = "10.0.0.5,b" }, { ["a:1"] = "10.0.0.5," },
       { ["a:1"] = "10.0.0.5 10.0.0.6" }, { ["a:1"] = {} }, { ["a:1"] = { "10.0.0.5", 1 } }, { ["a:1"] = { "b" } },
       { ["a:1"] = { "10.0.0.5", x = "10.0.0.6" } }, { ["a:1"] = ",10.0.0.5" }, { "10.0.0.5" }, { ["a:1x"] = "10.0.0.5" } } },
+    { "scope", { ("a"):rep(9e6), { ("a"):rep(9e6) } } }, { "service", { ("a"):rep(9e6) } },
     { "cacert", { "" } }, { "capath", { "" } }, { "id_token_file", { "" } },
   }
   local inherit = { __index = { cacert = "/etc/icp/ca.crt" } }
@@ -122,7 +123,7 @@ describe("options", function()
 
   it("may hold an empty password", function()
     icptoken.new({ host = "a", username = "joe", password = "" }):close()
-    icptoken.new({ host = "a", login = { username = "joe", password = "" } }):close()
+    assert_refused({ host = "a", login = { username = "joe", password = "" } }, "'login'")
   end)
 
   for _, case in ipairs(wrong_values) do

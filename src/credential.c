@@ -10,6 +10,8 @@
 #include "jwt.h"
 #include "scrub.h"
 
+enum { MAX_TOKEN = 1024 * 1024 };
+
 static bool refuse(struct failure *failure, const char *source, const char *why) {
   failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "%s %s", source, why);
   return false;
@@ -35,6 +37,8 @@ bool credential_write_token(const char *text, size_t length, const char *source,
     return refuse(failure, source,
                   "is a word that programs write in place of a value that is missing; look at what "
                   "wrote it");
+  if (token.length > MAX_TOKEN)
+    return refuse(failure, source, "is longer than 1 MiB; is it the ID token alone?");
   if (!jwt_is_b64token(token.start, token.length))
     return refuse(
         failure, source,

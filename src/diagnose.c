@@ -94,21 +94,32 @@ bool diagnose_lookup_timed_out(const struct transfer *transfer, const struct cir
          transfer->opener.last_port == 0;
 }
 
+enum { SECONDS_SIZE = sizeof "-9223372036854775.808" };
+
+/* Writes milliseconds as seconds, with a decimal point in every locale. */
+static void write_seconds(int64_t ms, char out[SECONDS_SIZE]) {
+  int size = snprintf(out, SECONDS_SIZE, "%lld.%03d", (long long)(ms / 1000), (int)(ms % 1000));
+  while (out[size - 1] == '0')
+    out[--size] = '\0';
+  if (out[size - 1] == '.') out[--size] = '\0';
+}
+
 static void diagnose_timeout(const struct transfer *transfer, const struct circumstances *about,
                              struct failure *failure) {
   const char *where = about->endpoint->authority.data;
   bool connected = transfer->ready;
   int64_t limit_ms = connected ? about->timeout_ms : about->settings->connect_timeout_ms;
-  double limit = (double)(limit_ms < about->timeout_ms ? limit_ms : about->timeout_ms) / 1000;
+  char limit[SECONDS_SIZE];
+  write_seconds(limit_ms < about->timeout_ms ? limit_ms : about->timeout_ms, limit);
   if (diagnose_lookup_timed_out(transfer, about))
     failure_set(failure, FAILURE_TIMEOUT, true,
-                "looking up the address of %s did not end within %g s; check this machine's DNS, "
+                "looking up the address of %s did not end within %s s; check this machine's DNS, "
                 "or pass resolve",
                 where, limit);
   else if (!connected)
-    failure_set(failure, FAILURE_TIMEOUT, true, "cannot connect to %s within %g s", where, limit);
+    failure_set(failure, FAILURE_TIMEOUT, true, "cannot connect to %s within %s s", where, limit);
   else
-    failure_set(failure, FAILURE_TIMEOUT, true, "%s did not answer in full within %g s", where,
+    failure_set(failure, FAILURE_TIMEOUT, true, "%s did not answer in full within %s s", where,
                 limit);
 }
 
@@ -289,16 +300,45 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
   case CURLE_FAILED_INIT:
     failure_set_no_memory(failure);
     break;
+  case CURLE_URL_MALFORMAT:
+    if (transfer->url.length == 0) /* the handle did not take it */
+      failure_set(failure, FAILURE_RESOLVE, false,
+                  "the request for %s was not sent: it is longer than libcurl permits", where);
+    else
+      failure_set(
+          failure, FAILURE_RESOLVE, false,
+          "libcurl cannot look up the host name of %s; write it in its ASCII form (xn--...)",
+          where);
+    break;
+  case CURLE_BAD_CONTENT_ENCODING:
+    failure_set(
+        failure, FAILURE_INVALID_RESPONSE, false,
+        "the answer of %s came compressed, though that was not asked for, and libcurl cannot "
+        "decode it",
+        where);
+    break;
   default:
     diagnose_cut(transfer, about, failure);
   }
+}
+
+/* Was the status of a refusal there before its body proved too large, stalled or could not be
+ * decoded? Then it is the answer, and what came of the body a sample. One that was cut off is a
+ * failure of the network. */
+static bool has_refusal(const struct transfer *transfer) {
+  const struct answer *answer = &transfer->answer;
+  return answer->head_complete && answer->status > 200 && transfer_was_sent(transfer) &&
+         (answer->too_large || transfer->result == CURLE_OPERATION_TIMEDOUT ||
+          transfer->result == CURLE_BAD_CONTENT_ENCODING);
 }
 
 void diagnose_transfer(const struct transfer *transfer, const struct circumstances *about,
                        struct failure *failure) {
   const struct answer *answer = &transfer->answer;
   failure_clear(failure);
-  if (answer->too_large)
+  if (transfer->result != CURLE_OK && has_refusal(transfer))
+    ;
+  else if (answer->too_large)
     failure_set(
         failure, FAILURE_TOO_LARGE, false, "%s sent more than %ld bytes of headers or %ld of body",
         about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT, (long)transfer->body_limit);

@@ -14,6 +14,8 @@
 #include "ascii.h"
 #include "compat.h"
 
+enum { MAX_TEXT = 1024 * 1024 };
+
 enum kind {
   KIND_STRING, /* not empty */
   KIND_TEXT,   /* may be empty */
@@ -214,6 +216,7 @@ static const char *check_text(const struct reading *reading, const char *name) {
   size_t length;
   if (lua_type(reading->L, -1) != LUA_TSTRING) refuse_type(reading, name, "a string");
   const char *text = lua_tolstring(reading->L, -1, &length);
+  if (length > MAX_TEXT) refuse(reading, name, "must not be longer than 1 MiB");
   for (size_t i = 0; i < length; i++)
     if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F)
       refuse(reading, name, "must not hold a control character");
@@ -291,8 +294,7 @@ static void read_login(const struct reading *reading, const struct option *optio
     lua_pushstring(L, names[i]);
     lua_rawget(L, given);
     if (lua_isnil(L, -1)) refuse(reading, option->name, "must hold username and password");
-    /* a password may be empty (RFC 7617) */
-    texts[i] = i == 0 ? check_string(reading, option->name) : check_text(reading, option->name);
+    texts[i] = check_string(reading, option->name);
     lua_rawseti(L, given + 1, i + 1);
   }
   if (entries != 2) refuse(reading, option->name, "must hold username and password alone");
@@ -587,6 +589,9 @@ static void check_user(const struct reading *reading) {
   if (settings->password != NULL && settings->username == NULL)
     refuse(reading, "password", "needs option 'username' beside it");
   bool basic = reading->place != OPTIONS_LOGIN;
+  /* RFC 7617 permits an empty one, and directories take it for no login at all */
+  if (!basic && settings->password != NULL && settings->password[0] == '\0')
+    refuse(reading, "password", "must not be empty");
   if (basic && settings->username != NULL && strchr(settings->username, ':') != NULL)
     refuse(reading, "username", "must not hold a colon");
 }

@@ -360,6 +360,7 @@ static CURLcode set_url(struct transfer *transfer, const char *url) {
   if (transfer->url.length > 0 && strcmp(transfer->url.data, url) == 0) return CURLE_OK;
   buffer_clear(&transfer->url);
   CURLcode code = curl_easy_setopt(transfer->easy, CURLOPT_URL, url);
+  if (code == CURLE_BAD_FUNCTION_ARGUMENT) return CURLE_URL_MALFORMAT; /* it is too long */
   if (code) return code;
   return buffer_append_string(&transfer->url, url) ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 }
@@ -426,11 +427,7 @@ void transfer_stop(struct transfer *transfer, struct pool *pool) {
   pool->active--;
 }
 
-bool transfer_was_sent(const struct transfer *transfer) {
-  curl_off_t connected = 0;
-  curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &connected);
-  return connected > 0;
-}
+bool transfer_was_sent(const struct transfer *transfer) { return transfer->ready; }
 
 void transfer_forget_answer(struct transfer *transfer) {
   struct answer *answer = &transfer->answer;
