@@ -347,13 +347,14 @@ describe("a JWT", function()
   end)
 end)
 
--- Each: what, the Age, members of the answer (JWT stands for one of 100 s), the Date or false, the seconds that are left.
+-- Each: what, the Age, members of the answer (JWT stands for one of 100 s), the Date or false, the seconds left.
 local CACHED = {
   { "none", nil, '"token":"abc","expires_in":1800', DATE, 1800 },
   { "no time", "0", '"token":"abc","expires_in":1800', DATE, 1800 },
   { "ten minutes", "600", '"token":"abc","expires_in":1800', DATE, 1200 },
   { "ten minutes, without a Date", "600", '"token":"abc","expires_in":1800', false, 1200 },
-  { "ten minutes after as many", "600", '"token":"abc","expires_in":1800,"issued_at":"2017-11-30T05:14:21Z"', DATE, 600 },
+  { "ten minutes after as many", "600",
+    '"token":"abc","expires_in":1800,"issued_at":"2017-11-30T05:14:21Z"', DATE, 600 },
   { "a minute, with a JWT", "60", '"token":"JWT","expires_in":1800', DATE, 40 },
   { "a minute, with a JWT and without a Date", "60", '"token":"JWT","expires_in":1800', false, 40 },
   { "ever so long, by what is no number", "-600", '"token":"abc","expires_in":1800', DATE, 1800 },
@@ -367,9 +368,7 @@ describe("an answer that was in a cache for", function()
       local jwt = cases.make_jwt(claims '{"iat":DATE-0,"exp":DATE+100}')
       local body = "{" .. case[3]:gsub("JWT", jwt) .. "}"
       stub:plan { status = 200, body = body, date = case[4], headers = case[2] and { { "Age", case[2] } } }
-      local client = icptoken.new(cases.options(stub))
-      local token, _, code = client:fetch()
-      client:close()
+      local token, _, code = icptoken.fetch(cases.options(stub))
       if case[5] then
         assert_life(case[5], token)
       else
@@ -489,7 +488,8 @@ local UNUSABLE = {
   { "names without quotes", "{token:abc}" }, { "a comment", '{"token":"abc"/**/}' },
   { "a form", "token=abc" }, { "garbage", "\127\1\2\3", "[4 bytes that are not text]" },
   { "a web page", "<html><body>Log in</body></html>" }, { "a token alone", "abc" },
-  { "a byte order mark", "\239\187\191{}" }, { "a NUL byte behind the object", '{"token":"abc"}\0', "[16 bytes that are not text]" },
+  { "a byte order mark", "\239\187\191{}" },
+  { "a NUL byte behind the object", '{"token":"abc"}\0', "[16 bytes that are not text]" },
   { "a number that is not finite", '{"token":"abc","a":1e400}' },
   { "a number that is not finite, further down", '{"token":"abc","a":[{"b":-1e999}]}' },
   { "NaN", '{"token":"abc","a":NaN}' },

@@ -63,7 +63,8 @@ describe("with another module under the name of cjson", function()
     ]]
     icp:plan { body = '{"token":', times = "forever" }
     local known = run([[local icptoken = require "icptoken" ]] .. body)
-    assert.equal(known, run([[package.loaded.cjson = require "cjson.safe" local icptoken = require "icptoken" ]] .. body))
+    assert.equal(known,
+      run([[package.loaded.cjson = require "cjson.safe" local icptoken = require "icptoken" ]] .. body))
     assert.matches('it begins: {"token":', known, 1, true)
   end)
 
@@ -105,7 +106,8 @@ describe("with another module under the name of cjson", function()
   it("a table with a metatable that it returns is a token without one", function()
     run [[
       local icptoken = replace(function()
-        return setmetatable({ token = "abc.def" }, { __index = error, __newindex = error, __pairs = error, __gc = error })
+        return setmetatable({ token = "abc.def" },
+          { __index = error, __newindex = error, __pairs = error, __gc = error })
       end)
       local token = assert(icptoken.fetch(options))
       assert(token.token == "abc.def" and getmetatable(token) == nil)

@@ -527,7 +527,8 @@ describe("a status that was known before its answer went wrong", function()
     { "encoded as nobody knows", { body = "abc", headers = { { "Content-Encoding", "x-unknown" } } } },
   }
   for _, case in ipairs(wrong) do
-    for status, code in pairs { [401] = "unauthorized", [403] = "forbidden", [404] = "not_found", [503] = "server_error",
+    for status, code in pairs { [401] = "unauthorized", [403] = "forbidden", [404] = "not_found",
+      [503] = "server_error",
       [418] = "http_status", [429] = "rate_limited" } do
       it(("wins over a body that is %s, %d"):format(case[1], status), function()
         local order = { status = status }
@@ -556,7 +557,8 @@ local BAD_ID_TOKENS = {
   "tok\195\169n", "tok\"en", "tok,en", "tok;en", "tok=en", "=", "Basic abc", "Bearer Bearer abc", "tok\127en", "\0",
   "ID token: abc",
   -- what jq, templates and format strings write in place of nothing
-  "null", "None", "undefined", "nil", "false", "NULL", "Bearer null", " undefined\n", "[object Object]", "<nil>", "(null)",
+  "null", "None", "undefined", "nil", "false", "NULL", "Bearer null", " undefined\n", "[object Object]", "<nil>",
+  "(null)",
   "<no value>",
 }
 
@@ -594,7 +596,8 @@ describe("an ID token", function()
 
   it("that is a word for nothing is told as such", function()
     for _, id_token in ipairs { "null", "Bearer undefined", "[object Object]" } do
-      assert.matches("in place of a value that is missing", fail("invalid_credential", { id_token = id_token }), 1, true)
+      local message = fail("invalid_credential", { id_token = id_token })
+      assert.matches("in place of a value that is missing", message, 1, true)
     end
     assert.not_equal("invalid_credential", (select(3, icptoken.fetch(cases.options(stub, { id_token = "nullx" })))))
   end)

@@ -90,7 +90,8 @@ describe("a pipe", function()
       changes[name] = make_pipe()
       local lines = {}
       for key, value in pairs(cases.options(stub, changes)) do
-        lines[#lines + 1] = ("options[%q] = " .. (type(value) == "string" and "%q" or "%s")):format(key, tostring(value))
+        local form = type(value) == "string" and "options[%q] = %q" or "options[%q] = %s"
+        lines[#lines + 1] = form:format(key, tostring(value))
       end
       local child = interpreter.start { code = "local options = {}\n" .. table.concat(lines, "\n") .. [[
         options.timeout = 600
@@ -115,7 +116,8 @@ describe("a pipe", function()
 
   it("that was read serves later connections, logins and requests of fetch_all, too", function()
     local client = icptoken.new(cases.options(stub, { id_token = false, cacert = write_pipe(stub.ca),
-      pinned_public_key = write_pipe(make_pin_file()), login = { username = stub.username, password = stub.password } }))
+      pinned_public_key = write_pipe(make_pin_file()),
+      login = { username = stub.username, password = stub.password } }))
     assert(client:fetch())
     stub:plan { ["end"] = "close", times = 2 }
     for _ = 1, 3 do assert(client:fetch()) end
