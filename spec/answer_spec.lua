@@ -555,8 +555,13 @@ describe("a body", function()
     end)
   end
 
-  it("of a refusal has the same limit", function()
-    assert_too_large { status = 503, body = ("x"):rep(LIMIT + 1) }
+  it("of a refusal has the same limit, but its status stands", function()
+    for _, size in ipairs { LIMIT, LIMIT + 1 } do
+      stub:plan { status = 503, body = ("x"):rep(size) }
+      assert(small:fetch()) -- it was tried again
+      assert.equal(2, #stub:requests())
+      stub:reset()
+    end
   end)
 
   it("that is too large does not spoil the next fetch", function()
