@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   static const long statuses[] = {400, 401, 403, 404, 429, 302, 500, 418};
-  struct settings settings = {.id_token = "x"};
+  struct settings settings = {.credential = {.id_token = "x"}};
   struct endpoint endpoint = {.port = 8443};
   struct secrets secrets = {.count = 0};
   struct exchange exchange = {.sent_wall_ms = 1511990661000};

@@ -1,6 +1,7 @@
 -- What a fetch sends, over which connection, and the token table and client that a caller gets.
 
 local files = require "support.files"
+local mime = require "mime"
 local cases = require "support.cases"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
@@ -8,6 +9,7 @@ local testkit = require "testkit"
 local wall_clock = require "support.wall_clock"
 
 local PATH = "/image-manager/api/v1/auth/token"
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 local ANY_TOKEN = { status = 200, body = '{"token":"any"}', times = "forever" }
 local LARGEST_FILE = 64 * 1024
 
@@ -275,6 +277,64 @@ describe("the credential", function()
       assert.equal(own, authorization())
     end
   end)
+
+  -- Short names and long ones: Lua 5.4 interns strings of up to 40 bytes only.
+  for _, size in ipairs { 8, 60 } do
+    local function lengthen(text) return text .. ("x"):rep(size - #text) end
+    local function encode(username, password) return "Basic " .. (mime.b64(username .. ":" .. password)) end
+    local user, other_user, right, wrong = lengthen "anna", lengthen "bert", lengthen "right", lengthen "wrong"
+    local id_token, other_id_token = lengthen "id-token-1", lengthen "id-token-2"
+    local is_good = { ["Bearer " .. id_token] = true, ["Bearer " .. other_id_token] = true,
+      ["Bearer logged-in"] = true, [encode(user, right)] = true }
+
+    -- Each: what it is, its options (FILE stands for the path of an ID token file), and what of it arrives.
+    local OF_CLIENT = {
+      { "an ID token", { id_token = id_token }, "Bearer " .. id_token },
+      { "an ID token that is refused", { id_token = "refused" }, "Bearer refused" },
+      { "an id_token function", { id_token = function() return id_token end }, "Bearer " .. id_token },
+      { "an ID token file", { id_token_file = "FILE" }, "Bearer " .. id_token },
+      { "user and password", { username = user, password = right }, encode(user, right) },
+      { "user and wrong password", { username = user, password = wrong }, encode(user, wrong) },
+      { "a login", { login = { username = user, password = right } }, "Bearer logged-in" },
+      { "no credential", { anonymous = true }, "none" },
+    }
+    local OF_REQUEST = {
+      { {} },
+      { { id_token = id_token }, "Bearer " .. id_token },
+      { { id_token = other_id_token }, "Bearer " .. other_id_token },
+      { { id_token = "refused" }, "Bearer refused" },
+      { { username = user, password = right }, encode(user, right) },
+      { { username = user, password = wrong }, encode(user, wrong) },
+      { { username = other_user, password = right }, encode(other_user, right) },
+      { { username = other_user, password = wrong }, encode(other_user, wrong) },
+    }
+
+    for _, own in ipairs(OF_CLIENT) do
+      it(("of a client, %s (%d bytes), never mixes with that of a request"):format(own[1], size), function()
+        local changes = { id_token = false, host = false, port = false, cacert = false,
+          url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }
+        for name, value in pairs(own[2]) do changes[name] = value end
+        if changes.id_token_file then changes.id_token_file = make_file(id_token) end
+
+        local function check(client, request, arrives)
+          local before = #stub:requests()
+          local token, message, code = client:fetch(request)
+          assert.is_true(#stub:requests() > before)
+          assert.equal(arrives, authorization() or "none")
+          if is_good[arrives] then assert.is_table(token, message) else assert.equal("unauthorized", code) end
+        end
+
+        for _, given in ipairs(OF_REQUEST) do
+          stub:reset()
+          stub:set { users = { [user] = right }, id_tokens = { id_token, other_id_token, "logged-in" } }
+          stub:plan { path = LOGIN_PATH, body = '{"id_token":"logged-in"}', times = "forever" }
+          local client = new_client(changes)
+          check(client, given[1], given[2] or own[3])
+          if is_good[own[3]] then check(client, nil, own[3]) end
+        end
+      end)
+    end
+  end
 
   it("of the client is sent again after a request's own was no good", function()
     local client = new_client()

@@ -3,6 +3,7 @@
 
 local cases = require "support.cases"
 local cjson = require "cjson"
+local files = require "support.files"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local stub_client = require "support.stub"
@@ -10,6 +11,7 @@ local testkit = require "testkit"
 local token_times = require "support.token_times"
 
 local CACHE_MOST = 1024
+local TOKEN_PATH = "/image-manager/api/v1/auth/token"
 local under_valgrind = os.getenv "ICPTOKEN_VALGRIND" ~= nil
 local sanitized = os.getenv "ICPTOKEN_SANITIZED" ~= nil
 
@@ -184,7 +186,7 @@ describe("a request for client:token", function()
 end)
 
 describe("an id_token function", function()
-  it("is called only when a token is to be fetched", function()
+  it("is called once for every call, as it tells whose tokens may be used", function()
     local calls = 0
     local client = new_client { id_token = function()
       calls = calls + 1
@@ -193,10 +195,11 @@ describe("an id_token function", function()
     assert.equal(0, calls)
     ask(client, "fresh")
     for _ = 1, 5 do ask(client, "cached") end
-    assert.equal(1, calls)
+    assert.equal(6, calls)
     ask(client, "fresh", { scope = "a:b:pull" })
     ask(client, "cached", { scope = "a:b:pull" })
-    assert.equal(2, calls)
+    assert.equal(8, calls)
+    assert.equal(2, #stub:requests())
     client:close()
   end)
 
@@ -238,6 +241,115 @@ describe("an id_token function", function()
     assert.same({ "mine" }, problem)
     ask(client, "fresh")
     ask(client, "cached")
+    client:close()
+  end)
+end)
+
+-- A client whose credential another user's replaces: what it is, and a function that returns the client's option and
+-- one that changes the credential.
+local CHANGING = {
+  ["id_token function"] = function()
+    local current
+    return { id_token = function() return current end }, function(id_token) current = id_token end
+  end,
+  ["id_token_file"] = function()
+    local path = os.tmpname()
+    return { id_token = false, id_token_file = path }, function(id_token) files.write(path, id_token) end, path
+  end,
+}
+
+for what, make in pairs(CHANGING) do
+  describe("the cache of a client with an " .. what, function()
+    local client, change, path
+
+    before_each(function()
+      stub:set { id_tokens = { "anna", "bert" } }
+      local option
+      option, change, path = make()
+      change "anna"
+      client = new_client(option)
+    end)
+    after_each(function()
+      client:close()
+      if path then os.remove(path) end
+    end)
+
+    it("keeps each identity's tokens apart", function()
+      local of_anna, of_bert = ask(client, "fresh"), nil
+      change "bert"
+      of_bert = ask(client, "fresh")
+      assert.are_not.equal(of_anna.token, of_bert.token)
+      for _ = 1, 3 do
+        change "anna"
+        assert.equal(of_anna, ask(client, "cached"))
+        change "bert"
+        assert.equal(of_bert, ask(client, "cached"))
+      end
+      local senders = {}
+      for i, request in ipairs(stub:requests()) do senders[i] = stub_client.header(request, "Authorization") end
+      assert.same({ "Bearer anna", "Bearer bert" }, senders)
+    end)
+
+    it("does so for every request", function()
+      local request = { scope = "repository:a:pull" }
+      local of_anna = ask(client, "fresh", request)
+      change "bert"
+      local of_bert = ask(client, "fresh", request)
+      ask(client, "fresh")
+      change "anna"
+      assert.equal(of_anna, ask(client, "cached", request))
+      ask(client, "fresh")
+      assert.is_true(client:invalidate(of_anna.token))
+      ask(client, "fresh", request)
+      change "bert"
+      assert.equal(of_bert, ask(client, "cached", request))
+      assert.equal(5, #stub:requests())
+    end)
+
+    it("gives a refused identity nothing", function()
+      ask(client, "fresh")
+      change "mallory"
+      fail(client, "unauthorized")
+      fail(client, "unauthorized")
+      change "anna"
+      ask(client, "cached")
+    end)
+
+    it("takes white space and Bearer around the ID token for the same identity", function()
+      local token = ask(client, "fresh")
+      change " Bearer anna\n"
+      assert.equal(token, ask(client, "cached"))
+      assert.equal(1, #stub:requests())
+    end)
+
+    it("outlives that there is no ID token for a while, which is no other identity", function()
+      local token = ask(client, "fresh")
+      change ""
+      assert.equal(token, ask(client, "cached"))
+      fail(client, "invalid_credential", { scope = "repository:a:pull" })
+      change "anna"
+      assert.equal(token, ask(client, "cached"))
+      assert.equal(1, #stub:requests())
+    end)
+
+    it("is not for an identity that client:fetch was given", function()
+      local of_anna = ask(client, "fresh")
+      assert.is_table(client:fetch { id_token = "bert" })
+      assert.equal(of_anna, ask(client, "cached"))
+      change "bert"
+      assert.is_table(client:fetch())
+      ask(client, "fresh")
+    end)
+  end)
+end
+
+describe("the cache of a client with a login", function()
+  it("outlives a login again, which is the same user's", function()
+    local client = new_client { id_token = false, login = { username = stub.username, password = stub.password } }
+    local token = ask(client, "fresh")
+    stub:plan { path = TOKEN_PATH, status = 401 }
+    ask(client, "fresh", { scope = "repository:a:pull" })
+    assert.equal(token, ask(client, "cached"))
     client:close()
   end)
 end)

@@ -100,7 +100,7 @@ static bool has_new_token(lua_State *L, struct batch *batch, struct slot *slot) 
     lua_pop(L, 1);
     return true;
   }
-  if (call->settings->login_username == NULL || call->logged_in) return false;
+  if (call->settings->credential.login_username == NULL || call->logged_in) return false;
   call->deadline_ms = slot->deadline_ms;
   if (session_log_in_again(L, call)) return true;
   slot->exchange.failure = call->client->exchange.failure;
@@ -158,7 +158,7 @@ static void turn_slot(lua_State *L, struct batch *batch, struct slot *slot) {
 static size_t count_usable(const struct batch *batch) {
   const struct client *client = batch->call->client;
   const size_t untold = 100;
-  bool may_be_wrong = client->settings.username != NULL && !client->accepted;
+  bool may_be_wrong = client->settings.credential.username != NULL && !client->accepted;
   if (may_be_wrong && batch->done == 0) return 1;
   bool told = batch->done > 0 || strcmp(client->settings.http_version, "2") != 0;
   return told || client->slot_count < untold ? client->slot_count : untold;

@@ -2,6 +2,7 @@
  * A place keeps its number while its entry lives. The index beside the places is open addressing
  * over twice as many cells, and is made anew when an entry goes, which is rare. */
 #include "cache.h"
+#include "buffer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -125,9 +126,16 @@ void cache_rest_for(struct cache_entry *entry, int64_t now, double retry_after_s
   entry->pause_until_ms = now + wait;
 }
 
+/* A key may hold a credential. */
+static void free_key(struct cache_entry *entry) {
+  if (entry->key == NULL) return;
+  buffer_wipe_memory(entry->key, entry->key_length);
+  free(entry->key);
+}
+
 void cache_remove(struct cache *cache, int place) {
   struct cache_entry *entry = &cache->entries[place];
-  free(entry->key);
+  free_key(entry);
   *entry = (struct cache_entry){0};
   if (cache_favourite(cache) == place) cache->favourite = 0;
   cache->count--;
@@ -136,7 +144,7 @@ void cache_remove(struct cache *cache, int place) {
 
 void cache_free(struct cache *cache) {
   for (size_t place = 0; place < cache->capacity; place++)
-    free(cache->entries[place].key);
+    free_key(&cache->entries[place]);
   free(cache->entries);
   free(cache->index);
   *cache = (struct cache){0};

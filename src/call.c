@@ -13,8 +13,8 @@
 #include "compat.h"
 
 static const char *describe_credential(const struct settings *settings) {
-  if (settings->username != NULL) return "user name and password";
-  return settings->anonymous ? "a request without a credential" : "the ID token";
+  if (settings->credential.username != NULL) return "user name and password";
+  return settings->credential.anonymous ? "a request without a credential" : "the ID token";
 }
 
 void call_begin(struct call *call) {
@@ -64,8 +64,8 @@ void call_gather_secrets(struct call *call) {
   struct span password = proxy_password(settings->proxy);
   call->secrets.count = 0;
   scrub_add_secret(&call->secrets, password.start, password.length);
-  add_secret_string(&call->secrets, settings->password);
-  add_secret_string(&call->secrets, settings->login_password);
+  add_secret_string(&call->secrets, settings->credential.password);
+  add_secret_string(&call->secrets, settings->credential.login_password);
   add_secret_string(&call->secrets, settings->key_password);
   add_secret_line(&call->secrets, &call->client->line);
   add_secret_line(&call->secrets, &call->client->login_line);

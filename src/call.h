@@ -28,9 +28,11 @@ struct call {
   struct client *client;
   const struct settings *settings; /* the client's, or the request's own */
   int64_t timeout_ms, retries, deadline_ms;
-  unsigned attempts;     /* all that were made */
-  bool logged_in;        /* a log-in was part of it */
-  bool polls;            /* it is client:token, which is called again and again */
+  unsigned attempts; /* all that were made */
+  bool logged_in;    /* a log-in was part of it */
+  bool polls;        /* it is client:token, which is called again and again */
+  bool identified;   /* the id_token function was called, or the file read, by session_identify */
+  bool has_identity; /* and that gave a credential, which is in client->line */
   const char *shown_url; /* of the endpoint that failed, for details.url */
   struct secrets secrets;
   struct circumstances about;

@@ -42,6 +42,7 @@ static void free_client(struct client *client) {
     buffer_free(&client->files[i]);
   buffer_free(&client->pair);
   refusal_free(&client->refusal);
+  buffer_free(&client->identity);
   buffer_free(&client->scratch);
   client->open = false;
 }
@@ -69,7 +70,7 @@ static bool open_endpoints(lua_State *L, struct client *client, int argument,
   if (result != ENDPOINT_OK) return false;
   if (place == OPTIONS_LOGIN)
     return endpoint_build(&client->login_endpoint, settings, problem) == ENDPOINT_OK;
-  return settings->login_username == NULL ||
+  return settings->credential.login_username == NULL ||
          endpoint_build_sibling(&client->login_endpoint, &client->endpoint, OPTIONS_LOGIN_PATH);
 }
 
@@ -94,11 +95,11 @@ static bool open_client(lua_State *L, struct client *client, int own, int argume
          buffer_append_string(&client->own_url, client->endpoint.url.data) &&
          request_append_query(L, 0, own, client->endpoint.has_query, &client->own_url) &&
          request_append_key(L, 0, own, &client->own_key) &&
-         (client->settings.login_username == NULL ||
-          credential_append_pair(client->settings.login_username, client->settings.login_password,
-                                 &client->pair)) &&
+         (client->settings.credential.login_username == NULL ||
+          credential_append_pair(client->settings.credential.login_username,
+                                 client->settings.credential.login_password, &client->pair)) &&
          open_transfer(L, client, &client->exchange.transfer, &client->endpoint) &&
-         (client->settings.login_username == NULL ||
+         (client->settings.credential.login_username == NULL ||
           open_transfer(L, client, &client->login.transfer, &client->login_endpoint));
 }
 

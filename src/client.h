@@ -75,7 +75,8 @@ struct client {
   struct buffer login_line;       /* the one that the last log-in gave */
   struct buffer pair;             /* the base64 of user name and password, for messages to hide */
   struct buffer files[CLIENT_FILES]; /* what was in them, where they are pipes */
-  int reading, pin; /* 1 + descriptors that are open while a call lasts; 0 for none */
+  int reading, pin;       /* 1 + descriptors that are open while a call lasts; 0 for none */
+  struct buffer identity; /* the last one that the id_token function or file gave client:token */
   struct buffer scratch;
   struct refusal refusal; /* of the client's own credential */
   bool accepted;          /* the client's own user name and password were, at least once */

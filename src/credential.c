@@ -98,16 +98,20 @@ bool credential_append_pair(const char *username, const char *password, struct b
 static bool write_basic(const struct settings *settings, struct buffer *line,
                         struct failure *failure) {
   if (buffer_append_string(line, "Authorization: Basic ") &&
-      credential_append_pair(settings->username, settings->password, line))
+      credential_append_pair(settings->credential.username, settings->credential.password, line))
     return true;
   failure_set_no_memory(failure);
   return false;
 }
 
+bool credential_may_change(const struct credential *credential) {
+  return credential->id_token_function || credential->id_token_file != NULL;
+}
+
 bool credential_write(const struct settings *settings, struct buffer *line,
                       struct failure *failure) {
-  if (settings->anonymous) return true;
-  if (settings->username != NULL) return write_basic(settings, line, failure);
-  return credential_write_token(settings->id_token, settings->id_token_length, "the ID token", line,
-                                failure);
+  if (settings->credential.anonymous) return true;
+  if (settings->credential.username != NULL) return write_basic(settings, line, failure);
+  return credential_write_token(settings->credential.id_token, settings->credential.id_token_length,
+                                "the ID token", line, failure);
 }

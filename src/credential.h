@@ -14,6 +14,9 @@
 /* The longest file of an ID token, in bytes. */
 enum { CREDENTIAL_MAX_FILE = 64 * 1024 };
 
+/* Is the credential read anew for each call, so that it may be another one by then? */
+bool credential_may_change(const struct credential *credential);
+
 /* Appends "Authorization: …" to the empty line: Bearer for an ID token (RFC 6750), Basic for user
  * name and password (RFC 7617), nothing for anonymous. False with failure set when there is no
  * usable credential. */

@@ -55,12 +55,13 @@ static const struct option option_list[] = {
     {"url", KIND_STRING, ENDPOINT, AT(url), NULL, NULL, 0, 0, 0},
     {"allow_http", KIND_BOOLEAN, ENDPOINT, AT(allow_http), NULL, NULL, 0, 0, 0},
     /* credential */
-    {"id_token", KIND_ID_TOKEN, FETCH, AT(id_token), NULL, NULL, 0, 0, 0},
-    {"id_token_file", KIND_STRING, OPTIONS_CLIENT, AT(id_token_file), NULL, NULL, 0, 0, 0},
-    {"username", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(username), NULL, NULL, 0, 0, 0},
-    {"password", KIND_TEXT, FETCH | OPTIONS_LOGIN, AT(password), NULL, NULL, 0, 0, 0},
-    {"login", KIND_LOGIN, OPTIONS_CLIENT, AT(login_username), NULL, NULL, 0, 0, 0},
-    {"anonymous", KIND_BOOLEAN, OPTIONS_CLIENT, AT(anonymous), NULL, NULL, 0, 0, 0},
+    {"id_token", KIND_ID_TOKEN, FETCH, AT(credential.id_token), NULL, NULL, 0, 0, 0},
+    {"id_token_file", KIND_STRING, OPTIONS_CLIENT, AT(credential.id_token_file), NULL, NULL, 0, 0,
+     0},
+    {"username", KIND_STRING, FETCH | OPTIONS_LOGIN, AT(credential.username), NULL, NULL, 0, 0, 0},
+    {"password", KIND_TEXT, FETCH | OPTIONS_LOGIN, AT(credential.password), NULL, NULL, 0, 0, 0},
+    {"login", KIND_LOGIN, OPTIONS_CLIENT, AT(credential.login_username), NULL, NULL, 0, 0, 0},
+    {"anonymous", KIND_BOOLEAN, OPTIONS_CLIENT, AT(credential.anonymous), NULL, NULL, 0, 0, 0},
     /* request defaults */
     {"service", KIND_TEXT, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
     {"scope", KIND_SCOPE, REQUEST, NOWHERE, NULL, NULL, 0, 0, 0},
@@ -272,9 +273,10 @@ static void read_id_token(const struct reading *reading, const struct option *op
   struct settings *settings = reading->settings;
   bool may_be_function = reading->place == OPTIONS_CLIENT;
   if (may_be_function && lua_isfunction(reading->L, -1))
-    settings->id_token_function = true;
+    settings->credential.id_token_function = true;
   else if (lua_type(reading->L, -1) == LUA_TSTRING)
-    settings->id_token = lua_tolstring(reading->L, -1, &settings->id_token_length);
+    settings->credential.id_token =
+        lua_tolstring(reading->L, -1, &settings->credential.id_token_length);
   else
     refuse_type(reading, option->name, may_be_function ? "a string or a function" : "a string");
 }
@@ -298,8 +300,8 @@ static void read_login(const struct reading *reading, const struct option *optio
     lua_rawseti(L, given + 1, i + 1);
   }
   if (entries != 2) refuse(reading, option->name, "must hold username and password alone");
-  reading->settings->login_username = texts[0];
-  reading->settings->login_password = texts[1];
+  reading->settings->credential.login_username = texts[0];
+  reading->settings->credential.login_password = texts[1];
   lua_replace(L, given);
 }
 
@@ -584,25 +586,26 @@ static void check_endpoint(const struct reading *reading) {
 /* User name and password go together, and the name must fit RFC 7617's "user:password". */
 static void check_user(const struct reading *reading) {
   const struct settings *settings = reading->settings;
-  if (settings->username != NULL && settings->password == NULL)
+  if (settings->credential.username != NULL && settings->credential.password == NULL)
     refuse(reading, "username", "needs option 'password' beside it");
-  if (settings->password != NULL && settings->username == NULL)
+  if (settings->credential.password != NULL && settings->credential.username == NULL)
     refuse(reading, "password", "needs option 'username' beside it");
   bool basic = reading->place != OPTIONS_LOGIN;
   /* RFC 7617 permits an empty one, and directories take it for no login at all */
-  if (!basic && settings->password != NULL && settings->password[0] == '\0')
+  if (!basic && settings->credential.password != NULL && settings->credential.password[0] == '\0')
     refuse(reading, "password", "must not be empty");
-  if (basic && settings->username != NULL && strchr(settings->username, ':') != NULL)
+  if (basic && settings->credential.username != NULL &&
+      strchr(settings->credential.username, ':') != NULL)
     refuse(reading, "username", "must not hold a colon");
 }
 
 static unsigned count_credentials(const struct settings *settings) {
-  unsigned count = settings->anonymous;
-  if (settings->id_token != NULL) count++;
-  if (settings->id_token_function) count++;
-  if (settings->id_token_file != NULL) count++;
-  if (settings->username != NULL) count++;
-  if (settings->login_username != NULL) count++;
+  unsigned count = settings->credential.anonymous;
+  if (settings->credential.id_token != NULL) count++;
+  if (settings->credential.id_token_function) count++;
+  if (settings->credential.id_token_file != NULL) count++;
+  if (settings->credential.username != NULL) count++;
+  if (settings->credential.login_username != NULL) count++;
   return count;
 }
 
@@ -624,24 +627,11 @@ static void check_credential(const struct reading *reading) {
   refuse_table(reading, problem);
 }
 
-/* Takes the credential of one set of settings over into another. */
-static void copy_credential(struct settings *to, const struct settings *from) {
-  to->id_token = from->id_token;
-  to->id_token_length = from->id_token_length;
-  to->id_token_function = from->id_token_function;
-  to->id_token_file = from->id_token_file;
-  to->username = from->username;
-  to->password = from->password;
-  to->login_username = from->login_username;
-  to->login_password = from->login_password;
-  to->anonymous = from->anonymous;
-}
-
 /* User name and password are for the identity provider's form, not for HTTP Basic. */
 static void turn_into_login(struct settings *settings) {
-  settings->login_username = settings->username;
-  settings->login_password = settings->password;
-  settings->username = settings->password = NULL;
+  settings->credential.login_username = settings->credential.username;
+  settings->credential.login_password = settings->credential.password;
+  settings->credential.username = settings->credential.password = NULL;
 }
 
 static void check_tls(const struct reading *reading) {
@@ -649,9 +639,9 @@ static void check_tls(const struct reading *reading) {
     refuse(reading, "key", "needs option 'cert' beside it");
 }
 
-void options_read(lua_State *L, struct options_origin origin, enum options_place place,
+bool options_read(lua_State *L, struct options_origin origin, enum options_place place,
                   struct settings *settings) {
-  const struct settings none = {0}, before = *settings;
+  const struct credential inherited = settings->credential;
   struct reading reading = {L, origin, place, settings, 0};
   if (!lua_istable(L, origin.index))
     refuse_table(&reading,
@@ -660,7 +650,7 @@ void options_read(lua_State *L, struct options_origin origin, enum options_place
   lua_newtable(L);
   reading.copy = lua_gettop(L);
   if (is_request(&reading))
-    copy_credential(settings, &none);
+    settings->credential = (struct credential){0};
   else
     set_defaults(&reading);
   read_all(&reading);
@@ -669,7 +659,9 @@ void options_read(lua_State *L, struct options_origin origin, enum options_place
     check_endpoint(&reading);
     check_tls(&reading);
     if (place == OPTIONS_LOGIN) turn_into_login(settings);
-  } else if (count_credentials(settings) == 0) {
-    copy_credential(settings, &before);
+    return true;
   }
+  if (count_credentials(settings) > 0) return true;
+  settings->credential = inherited;
+  return false;
 }

@@ -5,6 +5,7 @@
 #define ICPTOKEN_OPTIONS_H
 
 #include <lua.h>
+#include <stdbool.h>
 
 #include "settings.h"
 
@@ -31,8 +32,9 @@ struct options_origin {
 /* Reads the table of an origin into settings and pushes a table that keeps every string that
  * settings now points to alive. For OPTIONS_CLIENT and OPTIONS_LOGIN what is not given gets its
  * default, and the combination is checked (one credential, host or url). For a request only what
- * is given is changed; a credential replaces the one that was there. */
-void options_read(lua_State *L, struct options_origin origin, enum options_place place,
+ * is given is changed; a credential replaces the one that was there as a whole. Returns whether the
+ * table brought a credential. */
+bool options_read(lua_State *L, struct options_origin origin, enum options_place place,
                   struct settings *settings);
 
 #pragma GCC visibility pop

@@ -67,8 +67,7 @@ static int compare_spans(const void *one, const void *other) {
   return (a->length > b->length) - (a->length < b->length);
 }
 
-/* Appends a part and its length, so that no two lists of parts read the same. */
-static bool append_part(struct buffer *key, const char *text, size_t length) {
+bool request_append_part(struct buffer *key, const char *text, size_t length) {
   char head[32];
   int size = snprintf(head, sizeof head, "%zu:", length);
   return buffer_append(key, head, (size_t)size) && buffer_append(key, text, length);
@@ -90,7 +89,7 @@ static bool append_scopes(lua_State *L, struct buffer *key) {
   bool ok = true;
   for (size_t i = 0; ok && i < count; i++)
     if (i == 0 || compare_spans(&scopes[i - 1], &scopes[i]) != 0)
-      ok = append_part(key, scopes[i].start, scopes[i].length);
+      ok = request_append_part(key, scopes[i].start, scopes[i].length);
   lua_settop(L, list);
   return ok;
 }
@@ -102,11 +101,11 @@ bool request_append_key(lua_State *L, int request, int defaults, struct buffer *
     const char *text = "";
     if (push_field(L, request, defaults, texts[i]) == LUA_TSTRING)
       text = lua_tolstring(L, -1, &length);
-    ok = append_part(key, text, length);
+    ok = request_append_part(key, text, length);
     lua_pop(L, 1);
   }
   push_field(L, request, defaults, "offline_token");
-  ok = ok && append_part(key, "1", lua_toboolean(L, -1) ? 1 : 0);
+  ok = ok && request_append_part(key, "1", lua_toboolean(L, -1) ? 1 : 0);
   lua_pop(L, 1);
   if (push_field(L, request, defaults, "scope") == LUA_TTABLE) ok = ok && append_scopes(L, key);
   lua_pop(L, 1);

@@ -16,6 +16,10 @@
 bool request_append_query(lua_State *L, int request, int defaults, bool has_query,
                           struct buffer *url);
 
+/* Appends a part of a key with its length before it, so that no two lists of parts read the same.
+ * False when memory is short. */
+bool request_append_part(struct buffer *key, const char *text, size_t length);
+
 /* Appends what makes a request the same as another, however it was written: a canonical form of
  * what request_append_query reads. False when memory is short. */
 bool request_append_key(lua_State *L, int request, int defaults, struct buffer *key);

@@ -25,8 +25,8 @@ static bool append_field(struct buffer *form, const char *name, const char *valu
 /* The form that the identity provider wants (RFC 6749 section 4.3.2). */
 static bool write_form(const struct settings *settings, struct buffer *form) {
   return buffer_append_string(form, "grant_type=password") &&
-         append_field(form, "&username=", settings->login_username) &&
-         append_field(form, "&password=", settings->login_password) &&
+         append_field(form, "&username=", settings->credential.login_username) &&
+         append_field(form, "&password=", settings->credential.login_password) &&
          append_field(form, "&scope=", "openid");
 }
 
@@ -70,9 +70,9 @@ static const struct buffer *own_credential(const struct call *call) {
   static const struct buffer of_login = {0};
   const struct client *client = call->client;
   const struct settings *settings = &client->settings;
-  if (call->settings != settings || settings->anonymous) return NULL;
-  if (settings->login_username != NULL) return &of_login;
-  return settings->username != NULL || call->polls ? &client->line : NULL;
+  if (call->settings != settings || settings->credential.anonymous) return NULL;
+  if (settings->credential.login_username != NULL) return &of_login;
+  return settings->credential.username != NULL || call->polls ? &client->line : NULL;
 }
 
 /* Notes the refusal with the server's errors, or nil, that are at the top. */
@@ -90,7 +90,7 @@ static void note_refusal(lua_State *L, struct call *call, const struct failure *
 }
 
 void session_note_refusal(lua_State *L, struct call *call, const struct failure *failure) {
-  bool logs_in = call->settings->login_username != NULL;
+  bool logs_in = call->settings->credential.login_username != NULL;
   /* what a login would have brought was not refused where the login itself failed */
   if (!logs_in || call->client->login_line.length > 0) note_refusal(L, call, failure);
 }
@@ -172,7 +172,7 @@ static bool call_function(lua_State *L, struct call *call) {
 /* Reads the ID token file for client->line, anew each time. */
 static bool read_token_file(lua_State *L, struct call *call) {
   struct client *client = call->client;
-  const char *path = call->settings->id_token_file;
+  const char *path = call->settings->credential.id_token_file;
   buffer_clear(&client->scratch);
   int problem = call_read_file(L, call, path, CREDENTIAL_MAX_FILE, &client->scratch);
   bool ok = credential_write_file(path, problem, &client->scratch, &client->line,
@@ -187,33 +187,53 @@ static bool ready_line(lua_State *L, struct call *call) {
   struct client *client = call->client;
   const struct settings *settings = call->settings;
   bool own = settings == &client->settings;
-  bool fixed = settings->id_token_file == NULL && !settings->id_token_function;
   bool ok;
   if (own && client->line_is_own) return true;
-  if (settings->login_username != NULL && client->login_line.length == 0 && !log_in(L, call))
+  if (call->identified) {
+    if (!call->has_identity) lua_pushnil(L);
+    return call->has_identity;
+  }
+  if (settings->credential.login_username != NULL && client->login_line.length == 0 &&
+      !log_in(L, call))
     return false;
   client->line_is_own = false;
   client->line_serial++;
   buffer_clear(&client->line);
-  if (settings->login_username != NULL)
+  if (settings->credential.login_username != NULL)
     ok = buffer_append(&client->line, client->login_line.data, client->login_line.length) ||
          call_fail_no_memory(call);
-  else if (settings->id_token_function)
+  else if (settings->credential.id_token_function)
     ok = call_function(L, call);
-  else if (settings->id_token_file != NULL)
+  else if (settings->credential.id_token_file != NULL)
     ok = read_token_file(L, call);
   else
     ok = credential_write(settings, &client->line, &client->exchange.failure);
-  client->line_is_own = ok && own && fixed;
+  client->line_is_own = ok && own && !credential_may_change(&settings->credential);
   call_gather_secrets(call);
   if (!ok) lua_pushnil(L);
   return ok;
 }
 
+void session_identify(lua_State *L, struct call *call) {
+  struct client *client = call->client;
+  if (!credential_may_change(&call->settings->credential)) return;
+  call_start_clock(call);
+  call_gather_secrets(call);
+  call->has_identity = ready_line(L, call);
+  call->identified = true;
+  if (!call->has_identity) {
+    lua_pop(L, 1); /* no server's errors */
+    return;
+  }
+  buffer_clear(&client->identity);
+  if (buffer_append(&client->identity, client->line.data, client->line.length)) return;
+  call->has_identity = call_fail_no_memory(call);
+}
+
 bool session_ready(lua_State *L, struct call *call) {
   struct failure *failure = &call->client->exchange.failure;
-  bool logs_in = call->settings->login_username != NULL;
-  call_start_clock(call);
+  bool logs_in = call->settings->credential.login_username != NULL;
+  if (!call->identified) call_start_clock(call);
   call_gather_secrets(call);
   if (!ready_pool(call) || !files_ready(L, call)) {
     lua_pushnil(L);
@@ -223,7 +243,7 @@ bool session_ready(lua_State *L, struct call *call) {
   if (logs_in && session_is_refused(L, call, failure)) return false;
   if (!ready_line(L, call)) return false;
   if (!logs_in && session_is_refused(L, call, failure)) return false;
-  if (!call->settings->id_token_function) return true;
+  if (!call->settings->credential.id_token_function) return true;
   call_start_clock(call);            /* the function's time does not count */
   if (ready_pool(call)) return true; /* and it may have forked */
   lua_pushnil(L);
@@ -239,7 +259,7 @@ bool session_lend(const struct client *client, struct transfer *transfer) {
 
 bool session_log_in_again(lua_State *L, struct call *call) {
   struct client *client = call->client;
-  if (call->settings->login_username == NULL || call->logged_in) {
+  if (call->settings->credential.login_username == NULL || call->logged_in) {
     session_note_refusal(L, call, &client->exchange.failure);
     return false;
   }

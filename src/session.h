@@ -14,6 +14,12 @@
  * failure set and the server's errors, or nil, at the top. */
 bool session_ready(lua_State *L, struct call *call);
 
+/* Reads the client's credential where it may change, so that the cache can tell whose tokens it
+ * holds: client->identity is the last one that could be read, for tokens outlive a source that
+ * fails for a while. session_ready then uses what was read, or fails as the reading did. For
+ * client:token alone, before anything else. */
+void session_identify(lua_State *L, struct call *call);
+
 /* Gives the transfer the credential in use. False when memory is short. */
 bool session_lend(const struct client *client, struct transfer *transfer);
 

@@ -13,17 +13,22 @@ struct string_list {
   size_t count;
 };
 
-struct settings {
-  /* endpoint */
-  const char *host, *path, *url; /* host or url, not both */
-  int64_t port;
-  bool allow_http;
-  /* credential: one of them */
+/* Who asks: one of an ID token (a string, a function or a file), user name and password, a login,
+ * or nobody. Always copied as a whole, so that no part of one credential can join another. */
+struct credential {
   const char *id_token, *id_token_file, *username, *password;
   size_t id_token_length; /* the ID token alone may hold any byte; it is judged at each fetch */
   const char *login_username, *login_password;
   bool id_token_function; /* the function itself stays in Lua */
   bool anonymous;
+};
+
+struct settings {
+  /* endpoint */
+  const char *host, *path, *url; /* host or url, not both */
+  int64_t port;
+  bool allow_http;
+  struct credential credential;
   /* TLS */
   const char *cacert, *capath, *cert, *key, *key_password, *pinned_public_key, *tls_min;
   bool insecure;

@@ -6,6 +6,7 @@
 #include "call.h"
 #include "clock.h"
 #include "compat.h"
+#include "credential.h"
 #include "request.h"
 #include "session.h"
 
@@ -21,11 +22,19 @@ static const char *request_url(lua_State *L, struct client *client) {
   return ok ? client->url.data : NULL;
 }
 
-/* The key by which the cache knows it, or NULL when memory is short. */
+/* The key by which the cache knows the call's request and, where the client's credential may
+ * change, the credential; or NULL when memory is short. */
 static const struct buffer *request_key(lua_State *L, struct client *client) {
-  if (lua_isnil(L, CALL_REQUEST)) return &client->own_key;
-  compat_getown(L, CALL_CLIENT);
+  bool own = lua_isnil(L, CALL_REQUEST),
+       varies = credential_may_change(&client->settings.credential);
+  if (own && !varies) return &client->own_key;
   buffer_clear(&client->key);
+  if (varies && !request_append_part(&client->key, client->identity.data, client->identity.length))
+    return NULL;
+  if (own)
+    return buffer_append(&client->key, client->own_key.data, client->own_key.length) ? &client->key
+                                                                                     : NULL;
+  compat_getown(L, CALL_CLIENT);
   bool ok = request_append_key(L, CALL_REQUEST, lua_gettop(L), &client->key);
   lua_pop(L, 1);
   return ok ? &client->key : NULL;
@@ -62,10 +71,6 @@ int token_run_fetch(lua_State *L) {
   return ask_endpoint(L, call) ? 1 : call_push_failure(L, call);
 }
 
-static bool same_credential(const struct settings *a, const struct settings *b) {
-  return a->id_token == b->id_token && a->username == b->username;
-}
-
 int token_fetch(lua_State *L, int index, int argument) {
   struct call call = {.client = client_check(L, index)};
   struct options_origin origin = {argument, argument, 0};
@@ -75,8 +80,7 @@ int token_fetch(lua_State *L, int index, int argument) {
     lua_pushnil(L);
   } else {
     settings = call.client->settings;
-    options_read(L, origin, OPTIONS_FETCH, &settings);
-    if (!same_credential(&settings, &call.client->settings)) call.settings = &settings;
+    if (options_read(L, origin, OPTIONS_FETCH, &settings)) call.settings = &settings;
     call.timeout_ms = settings.timeout_ms;
     call.retries = settings.retries;
   }
@@ -179,6 +183,7 @@ static int renew(lua_State *L, struct call *call, const struct buffer *key, int 
 int token_run_get(lua_State *L) {
   struct call *call = lua_touserdata(L, CALL_ITSELF);
   struct client *client = call->client;
+  session_identify(L, call);
   const struct buffer *key = request_key(L, client);
   if (key == NULL) {
     call_fail_no_memory(call);

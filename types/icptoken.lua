@@ -76,7 +76,7 @@
 ---@field url? string instead of host, port and path
 ---@field allow_http? boolean
 ---@field id_token? string|fun(): string?, string? a function returns the ID token, or nil and a message
----@field id_token_file? string read anew for every fetch
+---@field id_token_file? string read for every call on the client
 ---@field username? string
 ---@field password? string
 ---@field login? { username: string, password: string } logs in by itself

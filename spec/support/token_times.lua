@@ -197,17 +197,18 @@ row("a renewal that brings the same token again is adopted, once", function()
   assert.equal(2, #stub:requests())
 end)
 
-row("a function is asked for its ID token at each attempt, and not for a cached or resting token", function()
+row("a function is called for its ID token once a call, whatever becomes of the token", function()
   local calls = 0
   local client = hold_token(MINUTE, always { status = 503 }, { id_token = function()
     calls = calls + 1
     return stub.id_token
   end })
   for _ = 1, 3 do ask(client, "cached", "t1") end
-  assert.equal(1, calls)
+  assert.equal(4, calls)
   advance(RENEWED)
   for _ = 1, 3 do ask(client, "stale", "t1") end
-  assert.equal(2, calls)
+  assert.equal(7, calls)
+  assert.equal(2, #stub:requests())
 end)
 
 ---- stale while valid
