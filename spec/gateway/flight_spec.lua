@@ -10,7 +10,7 @@ local testkit = require "testkit"
 local REQUESTS = 1000
 local CREDENTIALS = 500
 local MAX_INFLIGHT = 8
--- So long does the endpoint take that all requests have come meanwhile.
+-- So long does the endpoint take at first, and twice as long each time that not all requests have come meanwhile.
 local SLOW_SECONDS = 1.5
 local QUICK_SECONDS = 0.1
 
@@ -18,17 +18,35 @@ local bed, server
 
 setup(function()
   bed = gateway_bed.open()
-  server = bed:start { locations = gateway_probe.LOCATIONS, gateway = "timeout = 60, max_inflight = " .. MAX_INFLIGHT }
+  server = bed:start { gateway = "timeout = 60, max_inflight = " .. MAX_INFLIGHT,
+    locations = gateway_probe.LOCATIONS .. "add_header X-Times '$msec $request_time' always;" }
 end)
 teardown(function() gateway_bed.close(bed) end)
 before_each(function() bed.stub:reset() end)
 
--- All at once, for one repository, with an endpoint that misbehaves as ordered.
+-- Had nginx got all requests so many seconds before it gave the first answer?
+local function came_all(answers, seconds)
+  local last_came, first_left = 0, math.huge
+  for _, answer in ipairs(answers) do
+    local left, took = assert(answer.headers, answer.problem)["x-times"]:match "^(%S+) (%S+)$"
+    last_came, first_left = math.max(last_came, left - took), math.min(first_left, tonumber(left))
+  end
+  return last_came < first_left - seconds
+end
+
+-- All at once, for one repository, with an endpoint that misbehaves as ordered, and so slow that all have come before
+-- it answers.
 local function ask_at_once(repository, order)
-  order.delay, order.times = { before = SLOW_SECONDS }, "forever"
-  bed.stub:plan(order)
-  local request = bed:request("/v2/" .. repository .. "/manifests/latest")
-  return load.run(server.port, REQUESTS, function() return request end)
+  local seconds, answers = SLOW_SECONDS, nil
+  return gateway_bed.await("all requests to come at once", function()
+    bed.stub:reset()
+    order.delay, order.times = { before = seconds }, "forever"
+    bed.stub:plan(order)
+    local request = bed:request(("/v2/%s/%d/manifests/latest"):format(repository, seconds * 1000))
+    answers = load.run(server.port, REQUESTS, function() return request end)
+    seconds = 2 * seconds
+    return came_all(answers, seconds / 4) and answers
+  end)
 end
 
 local function assert_both_took_part(answers)

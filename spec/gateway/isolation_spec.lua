@@ -46,11 +46,12 @@ local SERVER = [[
 local clusters = {}
 local server
 
-local function start_server(timeout)
+-- timeouts: by name, in seconds.
+local function start_server(timeouts)
   local options, servers = {}, {}
   for i, name in ipairs(NAMES) do
     local bed = clusters[name].bed
-    options[i] = bed:write_options(("name = %q, service = %q, timeout = %d"):format(name, name, timeout))
+    options[i] = bed:write_options(("name = %q, service = %q, timeout = %d"):format(name, name, timeouts[name]))
     servers[i] = SERVER:format(name, name, name, bed.upstream.port)
   end
   server = nginx.start { http = HTTP:format(unpack(options)) .. table.concat(servers),
@@ -71,13 +72,13 @@ before_each(function()
 end)
 
 -- A server for the rows of a block.
-local function serve(timeout)
-  setup(function() start_server(timeout) end)
+local function serve(timeouts)
+  setup(function() start_server(timeouts) end)
   teardown(function() if server then server:stop() end end)
 end
 
 describe("a cluster whose endpoint hangs", function()
-  serve(TIMEOUT)
+  serve { alpha = TIMEOUT, beta = PATIENCE }
   local ROUNDS, REQUESTS, CLIENTS, WAITERS = 3, 200, 8, 50
 
   local function make_request(cluster, name)
@@ -132,7 +133,7 @@ end)
 describe("50 credentials at two clusters", function()
   -- a round's requests to each cluster
   local REQUESTS, CLIENTS, USERS = 1000, 40, 50
-  serve(PATIENCE)
+  serve { alpha = PATIENCE, beta = PATIENCE }
   -- What is asked for, and the scopes that it takes.
   local CASES = {
     { "GET", "/v2/", "" },
