@@ -77,7 +77,8 @@ describe("the metrics", function()
   before_each(function() bed.stub:reset() end)
 
   local function read(gate)
-    return load.request(gate.port, { target = "/metrics" }).body
+    local answer = load.request(gate.port, { target = "/metrics" })
+    return assert(answer.body, answer.problem)
   end
 
   -- What has been added to each of these samples since; all others must stand where they stood.

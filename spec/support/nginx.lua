@@ -16,6 +16,8 @@ local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
 local START_SECONDS = 30
 local STOP_SECONDS = 20
 local ATTEMPTS = 5
+-- Below the ports that the system gives to outgoing connections, as one of those could take a port before its server.
+local MIN_PORT, MAX_PORT = 10000, 32767
 
 -- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else.
 -- @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
@@ -54,12 +56,23 @@ end
 --- The directory of nginx's modules.
 nginx.MODULES = MODULES
 
+-- Not math.random, which specs seed: specs that run side by side would try the same ports.
+local function choose_port()
+  local random = assert(io.open("/dev/urandom", "rb"))
+  local high, low = random:read(2):byte(1, 2)
+  random:close()
+  return MIN_PORT + (high * 256 + low) % (MAX_PORT - MIN_PORT + 1)
+end
+
 --- A port that is free now.
 function nginx.find_free_port()
-  local server = assert(socket.bind("127.0.0.1", 0))
-  local _, port = server:getsockname()
+  local server, port
+  repeat
+    port = choose_port()
+    server = socket.bind("127.0.0.1", port)
+  until server
   server:close()
-  return tonumber(port)
+  return port
 end
 
 -- Each @PORT…@ becomes one free port, the same wherever the name stands again.
@@ -77,13 +90,20 @@ local function can_connect(port)
   return connection ~= nil
 end
 
+-- nginx writes it once it has all its ports. Without it, what answers there may be another server.
+local function has_pid_file(self)
+  local file = io.open(self.dir .. "/nginx.pid")
+  if file then file:close() end
+  return file ~= nil
+end
+
 -- Waits until it answers; nil and the log when it ended instead.
 local function await_start(self)
   local deadline = testkit.monotonic() + START_SECONDS
   local _, port = next(self.ports)
   repeat
     if testkit.waitpid(self.pid, 0.02) ~= "running" then return nil, self:log() end
-    if can_connect(port) then return true end
+    if has_pid_file(self) and can_connect(port) then return true end
   until testkit.monotonic() > deadline
   return nil, "no answer\n" .. self:log()
 end
