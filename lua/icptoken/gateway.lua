@@ -22,6 +22,7 @@ local ngx = ngx
 local get_method = ngx.req.get_method
 local raw_log = require "ngx.errlog".raw_log
 local now = clock.now
+local find, sub = string.find, string.sub
 local split_credential = credential_reader.split
 
 local gateway = {}
@@ -68,7 +69,7 @@ local function call_user(name, callback)
   return false
 end
 
--- The scopes that the request needs, or nil and a code.
+-- The scopes that the request needs for its path, and the query that may mount a blob, if any; or nil and a code.
 local function compute_scope(self)
   local callback = self.settings.scope
   if not callback then
@@ -78,7 +79,7 @@ local function compute_scope(self)
   if not ok then return nil, "internal" end
   if value == nil then return nil, "name_invalid" end
   local scopes = scope_reader.normalise(value)
-  if scopes then return scopes end
+  if scopes then return scopes, nil end
   log(ngx.ERR, "the function 'scope' gave neither a list of scopes nor nil")
   return nil, "internal"
 end
@@ -138,16 +139,63 @@ local function refuse(self, failure, scopes)
   return answer.refuse(self.settings, failure, scopes, scope_reader.METHODS)
 end
 
+-- The request has no credential that is one. What it asks for is only looked at for the challenge, if at all.
+local function refuse_stranger(self, code)
+  local scopes = self.settings.challenge == "bearer" and compute_scope(self) or nil
+  return refuse(self, { code = code }, scopes)
+end
+
+-- Does a token allow to read a repository? A token service may refuse a part of what it was asked for by leaving it out
+-- (https://distribution.github.io/distribution/spec/auth/token/). A token that cannot be looked into is the registry's
+-- to judge.
+local function allows_pull(authorization, name)
+  local jwt = icptoken.decode(sub(authorization, #"Bearer " + 1))
+  if not jwt then return true end
+  for _, access in ipairs(type(jwt.claims.access) == "table" and jwt.claims.access or {}) do
+    if type(access) == "table" and access.type == "repository" and access.name == name then
+      for _, action in ipairs(type(access.actions) == "table" and access.actions or {}) do
+        if action == "pull" or action == "*" then return true end
+      end
+    end
+  end
+  return false
+end
+
+-- The request without the mount: its client uploads the blob, as after any mount that a registry does not do.
+local function drop_mount(query)
+  ngx.req.set_uri_args(scope_reader.drop_mount(query))
+end
+
+-- The token for a request whose query may mount a blob from another repository. A mount is a client's attempt to spare
+-- an upload: where it is not granted, the request goes on as an upload. Returns what obtain does.
+local function obtain_with_query(self, query, base, kind, text, first, scopes, defaults)
+  local source = scope_reader.find_source(query)
+  if source and source ~= "" and not find(scopes, scope_reader.for_pull(source), 1, true) then
+    local both = scopes .. " " .. scope_reader.for_pull(source)
+    local authorization, from, name = obtain(self, base, kind, text, first, both, defaults)
+    if authorization and allows_pull(authorization, source) then return authorization, from, name end
+    if not authorization and from.code ~= "forbidden" then return nil, from end
+    source = nil
+  end
+  if not source then drop_mount(query) end
+  return obtain(self, base, kind, text, first, scopes, defaults)
+end
+
 --- For access_by_lua: sets $icptoken_authorization to the JWT for just the access that this request needs, or answers
 -- the request as a registry would. Waits for a token that is not at hand, `timeout` seconds at most, without stopping
 -- the worker. $icptoken_key is for observe.
 function gateway_methods:authorize()
-  local scopes, code = compute_scope(self)
-  if not scopes then return refuse(self, { code = code }) end
   local kind, text, first = find_credential(self)
-  if not kind then return refuse(self, { code = text }, scopes) end
-  local authorization, source, name =
-    obtain(self, self.key_bases[kind], kind, text, first, scopes, self.defaults)
+  if not kind then return refuse_stranger(self, text) end
+  local scopes, query = compute_scope(self)
+  if not scopes then return refuse(self, { code = query }) end
+  local base, authorization, source, name = self.key_bases[kind], nil, nil, nil
+  if query then
+    authorization, source, name =
+      obtain_with_query(self, query, base, kind, text, first, scopes, self.defaults)
+  else
+    authorization, source, name = obtain(self, base, kind, text, first, scopes, self.defaults)
+  end
   if not authorization then return refuse(self, source, scopes) end
   self.counters:add("requests", source)
   ngx.var.icptoken_key = name
@@ -197,6 +245,13 @@ function gateway_methods:observe()
   if not ok then log(ngx.ERR, "observe failed at " .. place) end
 end
 
+-- What all keys begin with that belong to one kind of credential, with what a verdict on it depends on besides the
+-- credential and the scopes.
+local function begin_keys(target, settings, defaults, kind)
+  local token_user = kind == "basic" and settings.token_user or nil
+  return key.begin(target.name, key.fingerprint { defaults, token_user }, kind)
+end
+
 -- What goes with every question: the request's own, or else the gateway's.
 local function choose_defaults(settings, request)
   local defaults = {}
@@ -224,7 +279,7 @@ end
 function gateway_methods:token(request)
   local scopes, kind, text, first = check_request(request)
   local defaults = choose_defaults(self.settings, request)
-  local base = key.begin(self.client.name, key.fingerprint(defaults), kind)
+  local base = begin_keys(self.client, self.settings, defaults, kind)
   local authorization, source = obtain(self, base, kind, text, first, scopes, defaults)
   if authorization then return authorization:sub(8), source end
   return nil, answer.describe(source), source.code, { retry_after = source.retry_after }
@@ -368,7 +423,7 @@ function gateway.new(options)
     login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
   self.key_bases = {}
   for _, kind in ipairs(credential_reader.KINDS) do
-    self.key_bases[kind] = key.begin(self.client.name, key.fingerprint(self.defaults), kind)
+    self.key_bases[kind] = begin_keys(self.client, settings, self.defaults, kind)
   end
   self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
   self.store = store.new(self.dict, function() self.counters:add "evictions" end)

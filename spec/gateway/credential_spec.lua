@@ -95,6 +95,9 @@ describe("a credential", function()
   for _, value in ipairs {
     "Bearer", "Bearer ", "Basic", "Basic ", "bearer", "Bearer a b", "Bearer a,b", "Bearer a=b", "Bearer =",
     "Bearer \195\169", 'Bearer "a"', "Bearer a\1b", "Bearer a\127", "Bearer a\255", "Bearer\ta", "Bearera", "a", "a b",
+    "Basic YWI6Yw", "Basic YWI6Yw=", "Basic YWI6Yx==", "Basic YWI6Yw==1", "Basic YWI6Yw==YWI6Yw==", "Basic YWI6Yw===",
+    "Basic YWI6YwA=", "Basic YW I6Yw==", "Bearer e30.e30.YQ=", "Bearer e30.e30.YQ==", "Bearer e30.e30.YR",
+    "Bearer e30.e30.YWJ", "Bearer e30.e30.YWJjZ", "Bearer e30.e30.YWI=======",
     "Digest username=a", "Negotiate YWJj", "Token a", "Basic a b", "Basic !!!!", "Basic YQ", "Basic \255\254\253",
     "Basic\tYTpi", "Basic YTpi, Bearer a", "\255\254", "\1\2\3", ":", "=", ",", "Bearer:a", "Basic=YTpi",
     basic "", basic "nocolon", basic "\255\254\253", basic "a\0b:c", basic "a:b\0", basic "a:b\r\nX: y", basic "a:\127",
@@ -147,6 +150,22 @@ describe("a credential", function()
       assert.is_false((pcall(gateway_bed.read_echo, answer)))
     end
     assert.same({}, list_asked(bed))
+  end)
+
+  it("has one spelling, so no other key and no other question", function()
+    bed.stub:set { users = { joe = "right" } }
+    local target = "/v2/spelling/manifests/1"
+    local known, refused = basic "joe:right", basic "joe:wrong"
+    local request = bed:request(target)
+    for _, credential in ipairs { known, refused } do
+      bed.stub:reset()
+      bed.stub:set { users = { joe = "right" } }
+      for i = 0, 49 do
+        request.headers.Authorization = i == 0 and credential or credential .. ("="):rep(i % 4) .. i
+        assert.equal(i == 0 and credential == known and 200 or 401, load.request(gate.port, request).status)
+      end
+      assert.same({ credential }, list_asked(bed))
+    end
   end)
 
   it("that the endpoint does not know is refused", function()

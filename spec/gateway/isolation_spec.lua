@@ -130,6 +130,44 @@ describe("a cluster whose endpoint hangs", function()
   end)
 end)
 
+describe("two gateways with one dict and one cluster", function()
+  local bed, shared
+
+  setup(function()
+    bed = gateway_bed.open()
+    local options, servers = {}, {}
+    for i, name in ipairs(NAMES) do
+      -- one has token_user, and nothing else differs
+      options[i] = bed:write_options(name == "alpha" and [[token_user = "joe"]] or "")
+      servers[i] = SERVER:format(name, name, name, bed.upstream.port)
+    end
+    shared = nginx.start { http = HTTP:format(unpack(options)) .. table.concat(servers), workers = 1,
+      main = "thread_pool icptoken threads=16;" }
+  end)
+  teardown(function()
+    if shared then shared:stop() end
+    gateway_bed.close(bed)
+  end)
+
+  -- An ID token as joe's password is one for the first alone; joe's password is one for the second alone.
+  for _, order in ipairs { { "alpha", "beta" }, { "beta", "alpha" } } do
+    for password, good in pairs { ["id-token"] = "alpha", secret = "beta" } do
+      it(("judge by themselves: %s first, %s is good for %s"):format(order[1], password, good), function()
+        bed.stub:reset()
+        bed.stub:set { users = { joe = "secret" }, id_tokens = { "id-token" } }
+        local request = bed:request(("/v2/%s/%s/manifests/1"):format(order[1], password), "GET",
+          { Authorization = "Basic " .. mime.b64("joe:" .. password) })
+        for _ = 1, 2 do
+          for _, name in ipairs(order) do
+            local answer = load.request(shared.ports["PORT" .. name], request)
+            assert.equal(name == good and 200 or 401, answer.status, name)
+          end
+        end
+      end)
+    end
+  end
+end)
+
 describe("50 credentials at two clusters", function()
   -- a round's requests to each cluster
   local REQUESTS, CLIENTS, USERS = 1000, 40, 50

@@ -220,6 +220,44 @@ for _, name in ipairs { "basic", "bearer" } do
       assert.equal(("repository:%s:pull,push repository:%s:pull"):format(to, from), scopes[#scopes])
     end)
 
+    -- Both ways in which a token service says that a part of what was asked for is not granted.
+    for how, order in pairs {
+      ["with 403"] = function() return { status = 403 } end,
+      ["by granting less"] = function(to)
+        return { claims = { access = { { type = "repository", name = to, actions = { "pull", "push" } } } } }
+      end,
+    } do
+      it("lets a client upload what it may not mount, which the cluster says " .. how, function()
+        local suffix = how:match "^%a+"
+        local from, to = ("%s/secret-%s"):format(name, suffix), ("%s/public-%s"):format(name, suffix)
+        local authorization = log_in(gate, name)
+        push_steps(gate, authorization, from)
+        local refusal = order(to)
+        refusal.path = TOKEN_PATH
+        stub:reset()
+        stub:plan(refusal)
+        for layer, content in pairs(pushed.contents) do
+          if #layer == 64 then
+            local begun = ask(gate, "POST", ("/v2/%s/blobs/uploads/?mount=sha256%%3A%s&from=%s"):format(to, layer,
+              (from:gsub("/", "%%2F"))), authorization, "")
+            assert.equal(202, begun.status, begun.body)
+            local target = add_query(cut_origin(gate, begun.headers.location), "digest=sha256:" .. layer)
+            assert.equal(201, ask(gate, "PUT", target, authorization, content, "application/octet-stream").status)
+          end
+        end
+        assert.same({ ("repository:%s:pull,push repository:%s:pull"):format(to, from),
+          ("repository:%s:pull,push"):format(to) }, list_scopes())
+      end)
+    end
+
+    it("does not let a client mount where it may not push", function()
+      local authorization = log_in(gate, name)
+      stub:plan { path = TOKEN_PATH, status = 403, times = 2 }
+      local answer = ask(gate, "POST", ("/v2/%s/denied/blobs/uploads/?mount=%s&from=%s/steps"):format(name,
+        pushed.layer, name), authorization, "")
+      assert.equal(403, answer.status, answer.body)
+    end)
+
     it("takes a push, a pull, a list and a deletion of skopeo", function()
       local repository = name .. "/skopeo"
       local authfile = write_authfile(gate, "admin", "admin")

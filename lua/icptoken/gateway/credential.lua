@@ -16,11 +16,10 @@ local ID_TOKEN = [[\A[A-Za-z0-9._~+/-]+=*\z]]
 -- RFC 7617 section 2: no control characters; and no colon in the name, which ends at the first.
 local CONTROL = "%c"
 
--- A text without the white space at its end. (A pattern would try again at each space before.)
+-- A text without the white space at its end. (A pattern anchored there would try again at each space before.)
 local function strip_end(text)
-  local last = #text
-  while last > 0 and find(text, "^%s", last) do last = last - 1 end
-  return sub(text, 1, last)
+  local spaces = find(text:reverse(), "%S")
+  return spaces and sub(text, 1, #text - spaces + 1) or ""
 end
 
 --- Splits an Authorization value into "bearer" or "basic", and a text and the byte in it from which on the credential
@@ -54,6 +53,21 @@ function credential.from_table(value)
   return nil
 end
 
+-- The digits of base64url whose last 4 bits, and whose last 2, are zero.
+local LAST_OF_TWO, LAST_OF_THREE = "[AQgw]", "[AEIMQUYcgkosw048]"
+
+-- Does a JWT's signature, the third part, have no other form that is decoded to the same bytes (RFC 7515 section 2, RFC
+-- 4648 section 3.5)? Else anybody with one ID token could make any number of credentials of it. (The first two parts are
+-- signed as they are written.)
+local function is_canonical_jwt(id_token)
+  local signature = match(id_token, "^[^.]*%.[^.]*%.([^.]*)$")
+  if not signature then return true end
+  local last = sub(signature, -1)
+  local rest = #signature % 4
+  if last == "=" or rest == 1 then return false end
+  return rest == 0 or find(last, rest == 2 and LAST_OF_TWO or LAST_OF_THREE) ~= nil
+end
+
 -- Some ID tokens of ICP carry an exp that equals their iat; it means nothing.
 local function read_end(id_token)
   local jwt = icptoken.decode(id_token)
@@ -64,7 +78,9 @@ local function read_end(id_token)
 end
 
 local function read_id_token(id_token)
-  if not find_regex(id_token, ID_TOKEN, "jo") then return nil, { code = "invalid_credential" } end
+  if not find_regex(id_token, ID_TOKEN, "jo") or not is_canonical_jwt(id_token) then
+    return nil, { code = "invalid_credential" }
+  end
   local ends = read_end(id_token)
   if ends and ends <= ngx.time() then return nil, { code = "unauthorized" } end
   return { id_token = id_token }, ends
@@ -77,6 +93,8 @@ function credential.read(kind, text, first, token_user)
   local rest = sub(text, first)
   if kind == "bearer" then return read_id_token(rest) end
   local decoded = ngx.decode_base64(rest)
+  -- nginx's decoder takes what RFC 4648 sections 3.2 and 3.5 do not, and each spelling would be another key
+  if decoded and ngx.encode_base64(decoded) ~= rest then decoded = nil end
   if decoded == ":" then return nil, { code = "no_credential" } end -- from skopeo, where it has none
   local username, password = (decoded or ""):match "^([^:]*):(.*)$"
   if not username or username == "" or password == "" or decoded:find(CONTROL) then

@@ -9,9 +9,6 @@ local scope = {}
 -- A name has 255 bytes at most; a tag or digest less; upload sessions of some registries more.
 local MAX_PATH_BYTES = 2048
 local MAX_NAME_BYTES = 255
--- "from", with every letter escaped.
-local MAX_FROM_BYTES = 12
-
 -- distribution/reference: path-component and name. The quantifiers give nothing back, so that a hostile name costs
 -- no more than its length.
 local COMPONENT = [[[a-z0-9]++(?:(?:[._]|__|-++)[a-z0-9]++)*+]]
@@ -19,6 +16,14 @@ local NAME = COMPONENT .. "(?:/" .. COMPONENT .. ")*"
 local WHOLE_NAME = [[\A]] .. NAME .. [[\z]]
 -- One segment of a path that is neither "." nor "..".
 local SEGMENT = [[(?!\.{1,2}(?:/|\z))[A-Za-z0-9._~:=+@-]+]]
+-- A field of a query that is called `from`, however it is escaped; its capture is the value.
+local FROM = [[(?:\A|&)(?:f|%66)(?:r|%72)(?:o|%6[Ff])(?:m|%6[Dd])(?:=([^&]*+))?(?=&|\z)]]
+-- What makes a request a mount: fields that are called `from` or `mount`.
+local MOUNT = [[(?:\A|&)(?:(?:f|%66)(?:r|%72)(?:o|%6[Ff])(?:m|%6[Dd])]]
+  .. [[|(?:m|%6[Dd])(?:o|%6[Ff])(?:u|%75)(?:n|%6[Ee])(?:t|%74))(?:=[^&]*+)?(?=&|\z)]]
+-- A name with every byte escaped.
+local MAX_VALUE_BYTES = 3 * MAX_NAME_BYTES
+
 -- The first capture is the name. It takes what it can, so that the last keyword of the path counts.
 local ENDPOINT = [[\A/v2/(]] .. NAME .. [[)/(?:manifests/]] .. SEGMENT
   .. [[|blobs/uploads(?:/(?:]] .. SEGMENT .. [[)?)?|blobs/]] .. SEGMENT
@@ -38,33 +43,24 @@ local function is_name(name)
   return #name <= MAX_NAME_BYTES and find_regex(name, WHOLE_NAME, "jo") ~= nil
 end
 
--- The repository of the first `from=` of a query: "" when there is none, nil when it is no name.
-local function read_source(query)
-  local first = 1
-  while first <= #query do
-    local last = (find(query, "&", first, true) or #query + 1) - 1
-    local field = sub(query, first, last)
-    if find(field, "from", 1, true) == 1 or find(field, "%", 1, true) then
-      local name, value = match(field, "^([^=]*)=?(.*)$")
-      if #name <= MAX_FROM_BYTES and unescape(name) == "from" then
-        value = unescape(value)
-        return (value == "" or is_name(value)) and value or nil
-      end
-    end
-    first = last + 2
-  end
-  return ""
+--- The repository that a request's query mounts a blob from: its first `from`. "" where there is none, nil where it is
+-- no name of a repository.
+function scope.find_source(query)
+  local first, last = find_regex(query, FROM, "jo")
+  if not first then return "" end
+  local value = match(sub(query, first, last), "=(.*)$") or ""
+  if #value > MAX_VALUE_BYTES then return nil end
+  value = unescape(value)
+  return (value == "" or is_name(value)) and value or nil
 end
 
--- The repository that a blob is mounted from is read, too.
-local function add_source(access, query)
-  local source = read_source(query)
-  if not source then return nil, "name_invalid" end
-  if source == "" or find(access, "repository:" .. source .. ":pull", 1, true) then return access end
-  return access .. " repository:" .. source .. ":pull"
+--- A query without its fields `mount` and `from`: the registry then begins an upload.
+function scope.drop_mount(query)
+  return (gsub(ngx.re.gsub(query, MOUNT, "", "jo"), "^&", ""))
 end
 
---- The scopes that a request needs, divided by spaces; "" where none is needed.
+--- The scopes that a request needs for its path, divided by spaces; "" where none is needed; and its query, if it has
+-- one that may name a repository to mount from.
 -- target: the raw path and query ($request_uri). delete_actions: the actions that DELETE asks for.
 -- Returns nil and "name_invalid" for what is no endpoint of the registry API or not written plainly, nil and
 -- "method_not_allowed" for a method that no endpoint has.
@@ -80,9 +76,12 @@ function scope.compute(method, target, delete_actions)
   if find(path, "%", 1, true) then path = gsub(path, "%%3[Aa]", ":") end
   local first, last = find_regex(path, ENDPOINT, "jo", nil, 1)
   if not first or last - first >= MAX_NAME_BYTES then return nil, "name_invalid" end
-  local access = "repository:" .. sub(path, first, last) .. ":" .. actions
-  if query then return add_source(access, query) end
-  return access
+  return "repository:" .. sub(path, first, last) .. ":" .. actions, query
+end
+
+--- The scope for reading a repository.
+function scope.for_pull(name)
+  return "repository:" .. name .. ":pull"
 end
 
 --- Brings what a user's function gave (a list or a string) into one string in which the order does not matter.
