@@ -275,9 +275,9 @@ for what, make in pairs(CHANGING) do
     end)
 
     it("keeps each identity's tokens apart", function()
-      local of_anna, of_bert = ask(client, "fresh"), nil
+      local of_anna = ask(client, "fresh")
       change "bert"
-      of_bert = ask(client, "fresh")
+      local of_bert = ask(client, "fresh")
       assert.are_not.equal(of_anna.token, of_bert.token)
       for _ = 1, 3 do
         change "anna"

@@ -166,9 +166,10 @@ local function drop_mount(query)
   ngx.req.set_uri_args(scope_reader.drop_mount(query))
 end
 
--- The token for a request whose query may mount a blob from another repository. A mount is a client's attempt to spare
--- an upload: where it is not granted, the request goes on as an upload. Returns what obtain does.
+-- The token for a request whose query, if it has one, may mount a blob from another repository. A mount is a client's
+-- attempt to spare an upload: where it is not granted, the request goes on as an upload. Returns what obtain does.
 local function obtain_with_query(self, query, base, kind, text, first, scopes, defaults)
+  if not query then return obtain(self, base, kind, text, first, scopes, defaults) end
   local source = scope_reader.find_source(query)
   if source and source ~= "" and not find(scopes, scope_reader.for_pull(source), 1, true) then
     local both = scopes .. " " .. scope_reader.for_pull(source)
@@ -189,13 +190,9 @@ function gateway_methods:authorize()
   if not kind then return refuse_stranger(self, text) end
   local scopes, query = compute_scope(self)
   if not scopes then return refuse(self, { code = query }) end
-  local base, authorization, source, name = self.key_bases[kind], nil, nil, nil
-  if query then
-    authorization, source, name =
-      obtain_with_query(self, query, base, kind, text, first, scopes, self.defaults)
-  else
-    authorization, source, name = obtain(self, base, kind, text, first, scopes, self.defaults)
-  end
+  local base = self.key_bases[kind]
+  local authorization, source, name =
+    obtain_with_query(self, query, base, kind, text, first, scopes, self.defaults)
   if not authorization then return refuse(self, source, scopes) end
   self.counters:add("requests", source)
   ngx.var.icptoken_key = name

@@ -57,7 +57,7 @@ end
 local LAST_OF_TWO, LAST_OF_THREE = "[AQgw]", "[AEIMQUYcgkosw048]"
 
 -- Does a JWT's signature, the third part, have no other form that is decoded to the same bytes (RFC 7515 section 2, RFC
--- 4648 section 3.5)? Else anybody with one ID token could make any number of credentials of it. (The first two parts are
+-- 4648 section 3.5)? Else anybody with one ID token could make many credentials of it. (The first two parts are
 -- signed as they are written.)
 local function is_canonical_jwt(id_token)
   local signature = match(id_token, "^[^.]*%.[^.]*%.([^.]*)$")
