@@ -20,6 +20,7 @@ local store = require "icptoken.gateway.store"
 
 local ngx = ngx
 local get_method = ngx.req.get_method
+local is_internal = ngx.req.is_internal
 local raw_log = require "ngx.errlog".raw_log
 local now = clock.now
 local find, sub = string.find, string.sub
@@ -35,6 +36,16 @@ local DISAGREE_SECONDS = 60
 local DISAGREE = "the registry calls tokens invalid that %s has just given out: is the option 'service' what its "
   .. "auth.token.service says, and are issuer and rootcertbundle this cluster's? Does nginx.conf pass "
   .. "$icptoken_authorization on?"
+
+-- What becomes of a token that the registry refuses with one of these errors (RFC 6750 section 3.1).
+local DROPPED = {
+  invalid_token = "key %s: the registry rejected its token as invalid; the token was dropped",
+  insufficient_scope = "key %s: the registry requires more access than its token grants; the token was dropped",
+}
+-- When filter() must have run.
+local FILTER_SECONDS = 1
+local NO_FILTER = "the registry's own message goes out with a denial, and clients say that authentication is required: "
+  .. "add \"body_filter_by_lua_block { gateway:filter() }\" beside gateway:observe() in nginx.conf"
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
@@ -206,40 +217,75 @@ local function read_challenge()
   return value and icptoken.challenge(value)
 end
 
--- The registry refused the token that authorize() set. If that came in place of another a moment ago, it is not the
--- token's age that is wrong.
-local function drop_refused(self)
+-- The registry refused the token that authorize() set: it is invalid, or grants less than the user may do by now. If it
+-- came in place of another a moment ago, it is not the token's age that is wrong.
+local function drop_refused(self, reason)
   local name, authorization = ngx.var.icptoken_key, ngx.var.icptoken_authorization
   if not name or name == "" then return end
   if self.store:get_token(name) ~= authorization then return end
   if not self.store:is_first("d" .. name, DROP_SECONDS) then
-    local is_news = self.store:is_first("g" .. self.client.name, DISAGREE_SECONDS)
+    local is_news = reason == "invalid_token" and self.store:is_first("g" .. self.client.name, DISAGREE_SECONDS)
     if is_news then log(ngx.ERR, DISAGREE:format(self.client.url)) end
     return
   end
   if not self.store:drop_token(name, authorization) then return end
   self.counters:add "dropped"
-  log(ngx.WARN, ("key %s: the registry calls its token invalid, which is dropped"):format(key.shorten(name)))
+  log(ngx.WARN, DROPPED[reason]:format(key.shorten(name)))
+end
+
+-- Says so where the line for filter() is missing in nginx.conf, some time after it should have run.
+local function check_filter(_, self)
+  if self.has_filter or not self.store:is_first("b" .. self.client.name, DISAGREE_SECONDS) then return end
+  log(ngx.WARN, NO_FILTER)
+end
+
+-- Leaves the body of an answer that denies access to filter(). Its length is not said, so that the registry's own body
+-- can pass where filter() is missing.
+local function replace_body(self)
+  local body = answer.write_body { code = "forbidden" }
+  if not self.has_filter then
+    ngx.timer.at(FILTER_SECONDS, check_filter, self)
+    if ngx.header["Content-Encoding"] then return end
+  end
+  ngx.header["Content-Type"], ngx.header["Content-Encoding"] = "application/json", nil
+  ngx.header["Content-Length"] = get_method() == "HEAD" and #body or nil
+  ngx.ctx.icptoken_body = body
 end
 
 local function observe_refusal(self)
+  -- a 401 of nginx's or the gateway's own is right as it is
+  if not (ngx.var.upstream_status or ""):find "401$" then return end
   local challenge = read_challenge()
-  if challenge and challenge.error == "insufficient_scope" then
-    ngx.status = 403
-    return challenge_header.replace(nil)
-  end
-  local is_refused = challenge and challenge.error == "invalid_token"
-  if is_refused then drop_refused(self) end
+  local reason = challenge and DROPPED[challenge.error] and challenge.error or nil
+  if reason then drop_refused(self, reason) end
   local scopes = compute_scope(self)
-  challenge_header.replace(answer.make_challenge(self.settings, scopes, is_refused and "invalid_token" or nil))
+  if reason ~= "insufficient_scope" then
+    return challenge_header.replace(answer.make_challenge(self.settings, scopes, reason))
+  end
+  local own_challenge
+  ngx.status, own_challenge = answer.choose_denial(self.settings, scopes)
+  replace_body(self)
+  challenge_header.replace(own_challenge)
 end
 
---- For header_filter_by_lua: replaces the challenge of every 401 by the gateway's own, forgets a token that the
--- registry calls invalid, and gives insufficient scope as a 403. Never raises.
+--- For header_filter_by_lua: replaces the challenge of every 401 from the registry by the gateway's own, forgets a
+-- token that the registry calls invalid or insufficient, and says of the latter that access is denied. Never raises.
 function gateway_methods:observe()
-  if ngx.status ~= 401 then return end
+  -- an error_page leads to another location and maybe another status, but the registry's challenge is still there
+  if ngx.status ~= 401 and not is_internal() then return end
   local ok, place = call(observe_refusal, self)
   if not ok then log(ngx.ERR, "observe failed at " .. place) end
+end
+
+--- For body_filter_by_lua: puts the body there for an answer that observe() has made a denial of.
+function gateway_methods:filter()
+  self.has_filter = true
+  local status = ngx.status
+  if status ~= 401 and status ~= 403 then return end
+  local body = ngx.ctx.icptoken_body
+  if body == nil then return end
+  ngx.arg[1], ngx.arg[2] = body or nil, true
+  ngx.ctx.icptoken_body = false
 end
 
 -- What all keys begin with that belong to one kind of credential, with what a verdict on it depends on besides the

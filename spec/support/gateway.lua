@@ -55,6 +55,7 @@ local HTTP = [[
       set $icptoken_key "";
       access_by_lua_block { gateway:authorize() }
       header_filter_by_lua_block { gateway:observe() }
+      body_filter_by_lua_block { gateway:filter() }
       client_max_body_size 0;
       proxy_request_buffering off;
       proxy_http_version 1.1;

@@ -41,6 +41,9 @@ local MODULE_FAILURES = {
 -- Nothing that goes in needs quoting.
 local BODY = '{"errors":[{"code":"%s","message":"%s","detail":{"code":"%s"}}]}\n'
 
+-- nginx's own status for its log.
+local HTTP_CLIENT_CLOSED = 499
+
 -- When to come back where nobody said.
 local RETRY_SECONDS = 1
 
@@ -98,6 +101,20 @@ function answer.make_challenge(settings, scopes, error_code)
   return table.concat(parts, ",")
 end
 
+--- How a request is answered whose credential is good, but lacks the right: the status, and the challenge or nil. As a
+-- registry does where clients are sent to a token service; a client of Basic could only ask its user for another
+-- password.
+function answer.choose_denial(settings, scopes)
+  if settings.challenge == "basic" then return 403, nil end
+  return 401, answer.make_challenge(settings, scopes, "insufficient_scope")
+end
+
+--- The body of a failure.
+function answer.write_body(failure)
+  local known = get_known(failure)
+  return BODY:format(known[2], known[3], failure.code)
+end
+
 -- Sends the answer and ends the request.
 local function send(status, body)
   local is_read = pcall(ngx.req.discard_body)
@@ -108,6 +125,8 @@ local function send(status, body)
   ngx.header["Docker-Distribution-Api-Version"] = "registry/2.0"
   ngx.header["Cache-Control"] = "no-store"
   ngx.send_headers()
+  -- the client has gone: what follows would be logged as a success
+  if not ngx.headers_sent then return ngx.exit(HTTP_CLIENT_CLOSED) end
   if ngx.req.get_method() ~= "HEAD" then ngx.print(body) end
   return ngx.exit(ngx.HTTP_OK)
 end
@@ -115,14 +134,15 @@ end
 --- Answers a request that failed, and ends it. allow: the methods for a 405. scopes: what the request needs, if known.
 function answer.refuse(settings, failure, scopes, allow)
   local status, retry_after = choose_status(failure)
-  local known = get_known(failure)
   if status == 401 then
     local error_code = failure.code ~= "no_credential" and "invalid_token" or nil
     ngx.header["WWW-Authenticate"] = answer.make_challenge(settings, scopes, error_code)
+  elseif status == 403 then
+    status, ngx.header["WWW-Authenticate"] = answer.choose_denial(settings, scopes)
   end
   if status == 405 then ngx.header["Allow"] = allow end
   if retry_after then ngx.header["Retry-After"] = retry_after end
-  return send(status, BODY:format(known[2], known[3], failure.code))
+  return send(status, answer.write_body(failure))
 end
 
 --- Answers with a JSON object, and ends the request.
