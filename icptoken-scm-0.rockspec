@@ -78,6 +78,7 @@ build = {
     ["icptoken.gateway.permits"] = "lua/icptoken/gateway/permits.lua",
     ["icptoken.gateway.queue"] = "lua/icptoken/gateway/queue.lua",
     ["icptoken.gateway.scope"] = "lua/icptoken/gateway/scope.lua",
+    ["icptoken.gateway.seal"] = "lua/icptoken/gateway/seal.lua",
     ["icptoken.gateway.store"] = "lua/icptoken/gateway/store.lua",
     ["icptoken.gateway.worker_thread"] = "lua/icptoken/gateway/worker_thread.lua",
   },

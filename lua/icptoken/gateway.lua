@@ -16,6 +16,7 @@ local key = require "icptoken.gateway.key"
 local metrics = require "icptoken.gateway.metrics"
 local options_reader = require "icptoken.gateway.options"
 local scope_reader = require "icptoken.gateway.scope"
+local seal = require "icptoken.gateway.seal"
 local store = require "icptoken.gateway.store"
 
 local ngx = ngx
@@ -46,6 +47,12 @@ local DROPPED = {
 local FILTER_SECONDS = 1
 local NO_FILTER = "the registry's own message goes out with a denial, and clients say that authentication is required: "
   .. "add \"body_filter_by_lua_block { gateway:filter() }\" beside gateway:observe() in nginx.conf"
+
+-- What a key is for that is made of a credential.
+local SEALED_IDENTITY = "icptoken sealed ID token "
+-- A token service hands out no token with less left (https://distribution.github.io/distribution/spec/auth/token/); one
+-- that is handed out with less after all is refused when it expires.
+local MIN_IDENTITY_SECONDS = 60
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
@@ -114,14 +121,15 @@ local function find_credential(self)
   return nil, "internal"
 end
 
--- What to ask the endpoint, and when the credential ends on clock.now(); or nil and a failure.
+-- What to ask the endpoint, the name of the credential, and when it expires on clock.now(); or nil and a failure.
 local function make_request(self, kind, text, first, scopes, defaults)
   local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
   if not request then return nil, ends end
   request.service, request.account = defaults.service, defaults.account
   request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
   request.scope = scopes ~= "" and scopes or nil
-  return request, ends and now() + ends - clock.wall()
+  local credential = key.compute(self.credential_bases[kind], text, first, "")
+  return request, credential, ends and now() + ends - clock.wall()
 end
 
 -- The same for later. (LuaJIT does not compile a function that makes a closure, so obtain must make none.)
@@ -295,6 +303,12 @@ local function begin_keys(target, settings, defaults, kind)
   return key.begin(target.name, key.fingerprint { defaults, token_user }, kind)
 end
 
+-- The same for what is known of a credential itself, for whatever it is used (purpose).
+local function begin_credentials(target, settings, purpose, kind)
+  local token_user = kind == "basic" and settings.token_user or nil
+  return key.begin(target.name, key.fingerprint { purpose, token_user }, kind)
+end
+
 -- What goes with every question: the request's own, or else the gateway's.
 local function choose_defaults(settings, request)
   local defaults = {}
@@ -331,7 +345,22 @@ end
 -- The answer of a token service whose token is this ID token.
 local function give_id_token(id_token, seconds)
   return answer.give { token = id_token, access_token = id_token,
-    expires_in = math.max(1, math.floor(seconds or 60)), issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ") }
+    expires_in = math.max(MIN_IDENTITY_SECONDS, math.floor(seconds or 0)), issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ") }
+end
+
+-- The ID token of a client's user name and password, { token, expires_at }; or nil and a failure.
+local function find_identity(self, text, first)
+  local request, ends = credential_reader.read("basic", text, first, self.settings.token_user)
+  if not request then return nil, ends end
+  if not request.id_token then
+    -- neither the name nor the key can be told from the other
+    local name = key.compute(self.login_base, text, first, "")
+    return self.flights:log_in(name, seal.derive_key(sub(text, first), SEALED_IDENTITY .. name), self.name_id_token,
+      request)
+  end
+  local seconds = ends and ends - clock.wall()
+  if seconds and seconds < MIN_IDENTITY_SECONDS then return nil, { code = "unauthorized" } end
+  return { token = request.id_token, expires_at = seconds and now() + seconds }
 end
 
 local function refuse_login(self, failure)
@@ -341,20 +370,13 @@ end
 
 --- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service that
 -- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token
--- that the gateway wants. Keeps nothing.
+-- that the gateway wants: the same for all its scopes, until that is about to expire.
 function gateway_methods:login()
   if get_method() ~= "GET" then return refuse_login(self, { code = "method_not_allowed" }) end
   local kind, text, first = split_credential(ngx.var.http_authorization)
   if kind ~= "basic" then return refuse_login(self, { code = "no_credential" }) end
-  local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
-  if not request then return refuse_login(self, ends) end
-  local identity, failure
-  if request.id_token then
-    identity = { token = request.id_token, expires_at = ends and now() + ends - clock.wall() }
-  else
-    identity, failure = self.flights:log_in(request)
-    if not identity then return refuse_login(self, failure) end
-  end
+  local identity, failure = find_identity(self, text, first)
+  if not identity then return refuse_login(self, failure) end
   self.counters:add("requests", "login")
   return give_id_token(identity.token, identity.expires_at and identity.expires_at - now())
 end
@@ -464,10 +486,13 @@ function gateway.new(options)
   settings.client, settings.login = describe_client(client_options), describe_login(client_options)
   local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
     login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
-  self.key_bases = {}
+  self.key_bases, self.credential_bases = {}, {}
+  self.login_base = begin_credentials(settings.login, settings, "login", "basic")
   for _, kind in ipairs(credential_reader.KINDS) do
+    self.credential_bases[kind] = begin_credentials(self.client, settings, "credential", kind)
     self.key_bases[kind] = begin_keys(self.client, settings, self.defaults, kind)
   end
+  self.name_id_token = function(id_token) return key.compute(self.credential_bases.bearer, id_token, 1, "") end
   self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
   self.store = store.new(self.dict, function() self.counters:add "evictions" end)
   self.flights = flights.new(settings, self.store, self.counters, log)

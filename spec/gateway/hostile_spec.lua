@@ -113,7 +113,7 @@ end)
 -- Locations for a spec: X-Name names a record in hex. They put the body there, alone in the dict, as it is or as
 -- something else than a string (?as=); put it there as the text of a record of the store's, with an hour or ?life=
 -- seconds to live and a mark (?mark=, in seconds from now); give the names of the endpoint and of the records that
--- stand for tokens; empty the dict.
+-- stand for tokens.
 local DICT_ACCESS = [[
   client_body_buffer_size 2m;
   set_by_lua_block $record_name {
@@ -151,7 +151,6 @@ local DICT_ACCESS = [[
       end
     }
   }
-  location = /empty { content_by_lua_block { ngx.shared.icptoken:flush_all() } }
 ]]
 
 -- Bytes that stand for no record.

@@ -1,6 +1,7 @@
 -- What gateway:observe makes of a registry's 401: clients see the gateway's challenge, and a token that the registry
 -- calls invalid is replaced, once.
 
+local gateway = require "support.gateway"
 local gateway_bed = require "support.gateway_bed"
 local icptoken = require "icptoken"
 local load = require "support.load"
@@ -93,13 +94,95 @@ describe("a registry's 401", function()
     end)
   end
 
-  it("with several challenges that want more access is a 403 without any", function()
-    local answer = load.request(basic_gate.port, bed:request("/v2/a/manifests/1", "GET",
-      { ["X-Challenges"] = ('Basic realm="registry"|%s|Negotiate|'):format(INSUFFICIENT) }))
-    assert.equal(403, answer.status)
-    assert.is_nil(answer.headers["www-authenticate"])
-    assert.equal("body\n", answer.body)
+  for _, kind in ipairs { "basic", "bearer" } do
+    local status = kind == "basic" and 403 or 401
+    local own = kind == "bearer" and BEARER .. ',error="insufficient_scope"' or nil
+
+    it(("with several challenges that want more access is a denial, a %d, with challenge = %s"):format(status, kind),
+      function()
+        local gate = kind == "basic" and basic_gate or bearer_gate
+        for _, method in ipairs { "GET", "HEAD" } do
+          local answer = load.request(gate.port, bed:request("/v2/a/manifests/1", method,
+            { ["X-Challenges"] = ('Basic realm="registry"|%s|Negotiate|'):format(INSUFFICIENT) }))
+          assert.equal(status, answer.status)
+          assert.equal(own, answer.headers["www-authenticate"])
+          assert.equal("application/json", answer.headers["content-type"])
+          assert.equal("kept", answer.headers["x-registry"])
+          if method == "GET" then
+            assert.same({ "DENIED", "forbidden", "requested access to the resource is denied" },
+              { gateway_bed.read_error(answer) })
+          end
+        end
+      end)
+
+    it(("says so where the token endpoint denies it, too, with challenge = %s"):format(kind), function()
+      local gate = kind == "basic" and basic_gate or bearer_gate
+      bed.stub:plan({ status = 403 })
+      for _, method in ipairs { "HEAD", "GET" } do
+        local answer = load.request(gate.port, bed:request("/v2/denied/manifests/1", method))
+        assert.equal(status, answer.status)
+        assert.equal(own and (own:gsub("repository:a", "repository:denied")), answer.headers["www-authenticate"])
+        if method == "GET" then assert.equal("DENIED", (gateway_bed.read_error(answer))) end
+      end
+      bed.stub:reset()
+    end)
+  end
+
+  it("keeps the registry's words where filter() is missing, and the log says so", function()
+    local old = gateway.configure { stub = bed.stub, upstream = registry }
+    local one = nginx.start { http = old:gsub("body_filter_by_lua_block { gateway:filter%(%) }", ""), workers = 1,
+      main = "thread_pool icptoken threads=16;" }
+    finally(function() one:stop() end)
+    for _ = 1, 3 do
+      local answer = load.request(one.port, bed:request("/v2/a/manifests/1", "GET",
+        { ["X-Challenges"] = INSUFFICIENT .. "|" }))
+      assert.same({ 403, "body\n" }, { answer.status, answer.body })
+    end
+    gateway_bed.await("the line", function()
+      return one:log():find("add \"body_filter_by_lua_block { gateway:filter() }\"", 1, true)
+    end)
+    assert.is_nil(basic_gate:log():find("body_filter_by_lua_block", 1, true))
   end)
+
+  -- Hooks that stand in the server belong to the location of an error_page as well. Each: what the error_page is, and
+  -- the status that it makes of 401.
+  for page, status in pairs { ["401 /page"] = 401, ["401 =403 /page"] = 403, ["401 = @named"] = 200,
+    ["401 =200 /page"] = 200 } do
+    it("has it also where an error_page takes it over: " .. page, function()
+      local one = bed:start { workers = 1, upstream = registry, gateway = CHOOSE_BEARER, servers = ([[
+        server {
+          listen 127.0.0.1:@PORTPAGE@;
+          header_filter_by_lua_block { gateway:observe() }
+          body_filter_by_lua_block { gateway:filter() }
+          location /v2/ {
+            set $icptoken_authorization "";
+            set $icptoken_key "";
+            access_by_lua_block { gateway:authorize() }
+            proxy_set_header Authorization $icptoken_authorization;
+            proxy_intercept_errors on;
+            error_page %s;
+            proxy_pass http://registry;
+          }
+          location = /page { internal; content_by_lua_block { ngx.print("page") } }
+          location @named { content_by_lua_block { ngx.print("page") } }
+        }
+      ]]):format(page) }
+      finally(function() one:stop() end)
+      local function refuse(challenge)
+        return load.request(one.ports.PORTPAGE, bed:request("/v2/a/manifests/1", "GET",
+          { ["X-Challenges"] = challenge .. "|" }))
+      end
+      bed.stub:reset()
+      local answer = refuse(INVALID)
+      assert.same({ status, BEARER .. ',error="invalid_token"', "page" },
+        { answer.status, answer.headers["www-authenticate"], answer.body })
+      refuse(INVALID)
+      assert.equal(2, #bed.stub:requests()) -- the first token was dropped
+      answer = refuse(INSUFFICIENT)
+      assert.same({ 401, BEARER .. ',error="insufficient_scope"', "DENIED" },
+        { answer.status, answer.headers["www-authenticate"], (gateway_bed.read_error(answer)) })
+    end)
+  end
 
   it("has it also where the function 'scope' fails just then", function()
     local gate = bed:start { workers = 1, gateway = CHOOSE_BEARER .. [[, scope = function()
@@ -149,7 +232,7 @@ describe("a token that the registry", function()
     for _ = 1, 10 do assert.equal(200, load.request(gate.port, bed:request(target)).status) end
     assert.equal(2, #bed.stub:requests())
     assert.equal(dropped + 1, read_metric(gate, "icptoken_dropped_total"))
-    assert.matches("key %x%x%x%x%x%x%x%x: the registry calls its token invalid", gate:log())
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry rejected its token as invalid", gate:log())
   end)
 
   it("calls invalid although it is new makes one line in the log, that says what to compare", function()
@@ -175,14 +258,19 @@ describe("a token that the registry", function()
     assert.equal(3, (count_questions(20, INVALID, target)))
   end)
 
-  it("calls insufficient is a 403, and nothing is asked or dropped", function()
+  it("calls insufficient is dropped once in 10 seconds, so that a right that is granted counts at once", function()
     local dropped = read_metric(gate, "icptoken_dropped_total")
     local target = "/v2/insufficient/manifests/1"
-    assert.same({ 1, { [403] = 20 } }, { count_questions(20, INSUFFICIENT, target) })
-    local answer = load.request(gate.port, make_refused(bed, INSUFFICIENT, target))
-    assert.is_nil(answer.headers["www-authenticate"])
-    assert.equal(target, gateway_bed.read_echo(answer).target)
-    assert.equal(dropped, read_metric(gate, "icptoken_dropped_total"))
+    load.request(gate.port, { target = "/drops" })
+    assert.same({ 2, { [403] = 20 } }, { count_questions(20, INSUFFICIENT, target) })
+    assert.equal(dropped + 1, read_metric(gate, "icptoken_dropped_total"))
+    local seconds = tonumber(load.request(gate.port, { target = "/drops" }).body:match "^[%d.]+$")
+    assert.is_true(seconds and seconds > 0 and seconds <= 10)
+    assert.equal(403, load.request(gate.port, make_refused(bed, INSUFFICIENT, target)).status)
+    assert.equal(200, load.request(gate.port, bed:request(target)).status)
+    assert.equal(3, #bed.stub:requests())
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry requires more access than its token grants; the token was "
+      .. "dropped", gate:log())
   end)
 
   it("refuses for another reason is kept", function()
@@ -304,13 +392,15 @@ describe("a real registry", function()
     assert.equal(2 * #NAMES, #bed.stub:requests())
   end)
 
-  it("that always wants more access costs no question", function()
-    bed.stub:plan { token = make_good "elsewhere" }
+  it("that always wants more access costs one question", function()
+    bed.stub:plan { token = make_good "elsewhere", times = "forever" }
     for _ = 1, 10 do
       local answer = ask "more"
       assert.equal(403, answer.status)
       assert.is_nil(answer.headers["www-authenticate"])
+      assert.same({ "DENIED", "forbidden", "requested access to the resource is denied" },
+        { gateway_bed.read_error(answer) })
     end
-    assert.equal(1, #bed.stub:requests())
+    assert.equal(2, #bed.stub:requests())
   end)
 end)

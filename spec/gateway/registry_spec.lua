@@ -67,7 +67,13 @@ teardown(function()
   os.execute("rm -rf '" .. directory .. "'")
 end)
 
-before_each(function() stub:reset() end)
+-- The stub forgets the ID tokens that it gave, and so must the gateways.
+local function forget_all()
+  stub:reset()
+  for _, one in ipairs(gateways) do load.request(one.port, { target = "/empty" }) end
+end
+
+before_each(forget_all)
 
 -- ---- skopeo ----
 
@@ -257,7 +263,8 @@ for _, name in ipairs { "basic", "bearer" } do
       stub:plan { path = TOKEN_PATH, status = 403, times = 2 }
       local answer = ask(gate, "POST", ("/v2/%s/denied/blobs/uploads/?mount=%s&from=%s/steps"):format(name,
         pushed.layer, name), authorization, "")
-      assert.equal(403, answer.status, answer.body)
+      assert.equal(name == "basic" and 403 or 401, answer.status, answer.body)
+      assert.matches("DENIED", answer.body, 1, true)
     end)
 
     it("takes a push, a pull, a list and a deletion of skopeo", function()
@@ -337,6 +344,37 @@ for _, name in ipairs { "basic", "bearer" } do
     end)
   end)
 end
+
+describe("skopeo with challenge = bearer", function()
+  -- Several runs of it, and what they cost at the cluster: token requests and logins.
+  local function count_requests(name)
+    forget_all()
+    local gate = CHALLENGES[name].gate
+    local authfile = write_authfile(gate, "admin", "admin")
+    for i = 1, 2 do
+      assert.is_true(push_image(gate, authfile, name .. "/counted"))
+      assert.is_true(inspect(gate, authfile, name .. "/counted"))
+      assert.is_true((pull_image(gate, authfile, name .. "/counted")), "run " .. i)
+    end
+    local count = { [TOKEN_PATH] = 0, [LOGIN_PATH] = 0 }
+    for _, request in ipairs(stub:requests()) do count[request.path] = count[request.path] + 1 end
+    return count[TOKEN_PATH], count[LOGIN_PATH]
+  end
+
+  it("costs the cluster what it costs with basic, and one login", function()
+    local tokens, logins = count_requests "bearer"
+    local tokens_with_basic, logins_with_basic = count_requests "basic"
+    assert.same({ tokens_with_basic, 1, 0 }, { tokens, logins, logins_with_basic })
+  end)
+
+  it("with a wrong password is one login", function()
+    local gate = CHALLENGES.bearer.gate
+    for _ = 1, 2 do
+      assert.is_false((push_image(gate, write_authfile(gate, "admin", "wrong"), "bearer/refused")))
+    end
+    assert.is_true(#stub:requests() <= 2) -- a second one where the first was longer ago than error_ttl
+  end)
+end)
 
 -- An order for the stub, and the status of the gateway's answer.
 local FAILURES = {
@@ -452,10 +490,11 @@ describe("the gateway's own token service", function()
   it("lets skopeo read nothing while the identity provider fails", function()
     local authfile = write_authfile(gate, "admin", "admin")
     assert(push_image(gate, authfile, "bearer/guarded"))
+    forget_all()
     plan_forever(LOGIN_PATH, { status = 500 })
     assert.equal(502, ask_token(to_basic("admin", "admin")).status)
     assert.is_false(inspect(gate, authfile, "bearer/guarded"))
-    stub:reset()
+    forget_all()
     assert.is_true(inspect(gate, authfile, "bearer/guarded"))
   end)
 end)

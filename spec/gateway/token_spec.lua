@@ -10,6 +10,8 @@ local mime = require "mime"
 local socket_url = require "socket.url"
 local stub_client = require "support.stub"
 
+local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
+
 -- Locations that call gateway:token with what the request says in Lua, in different phases, and print what it returned.
 local CALLS = [[
   set $icptoken_authorization "";
@@ -59,7 +61,10 @@ describe("gateway:token", function()
     gate = bed:start { gateway = DEFINE_CALL, locations = CALLS }
   end)
   teardown(function() gateway_bed.close(bed) end)
-  before_each(function() bed.stub:reset() end)
+  before_each(function()
+    bed.stub:reset()
+    load.request(gate.port, { target = "/empty" })
+  end)
 
   -- What it returned, nil for null.
   local function call(code, target)
@@ -188,11 +193,29 @@ describe("gateway:login", function()
     gate = bed:start {
       gateway = [[challenge = "bearer", realm = "http://127.0.0.1:@PORT@/login", token_user = "token", timeout = 3,
         path = "/image-manager/api/v1/auth/token"]],
-      locations = "location = /login { content_by_lua_block { gateway:login() } }",
+      locations = [[
+        location = /login { content_by_lua_block { gateway:login() } }
+        location = /spoil {
+          content_by_lua_block {
+            local dict, spoiled = ngx.shared.icptoken, false
+            for _, name in ipairs(dict:get_keys(0)) do
+              local value = dict:get(name)
+              if name:sub(1, 1) == "i" then
+                dict:set(name, value:sub(1, -2) .. string.char((value:byte(-1) + 1) % 256))
+                spoiled = true
+              end
+            end
+            ngx.print(tostring(spoiled))
+          }
+        }
+      ]],
     }
   end)
   teardown(function() gateway_bed.close(bed) end)
-  before_each(function() bed.stub:reset() end)
+  before_each(function()
+    bed.stub:reset()
+    load.request(gate.port, { target = "/empty" })
+  end)
 
   local function log_in(text, method, query)
     return load.request(gate.port, { target = "/login" .. (query or ""), method = method,
@@ -235,19 +258,89 @@ describe("gateway:login", function()
     assert.equal("repository:library/app:pull", gateway_bed.read_scopes(through))
   end)
 
-  it("keeps nothing", function()
-    local first, second = log_in "admin:admin", log_in "admin:admin"
-    assert.equal(2, #bed.stub:requests())
+  it("keeps the ID token for the same user and password, where nobody else can read it", function()
+    local given = cjson.decode(log_in("admin:admin").body)
+    for _ = 1, 10 do assert.equal(given.token, cjson.decode(log_in("admin:admin").body).token) end
+    assert.equal(1, #bed.stub:requests())
     local dict = load.request(gate.port, { target = "/dict" }).body
-    for _, answer in ipairs { first, second } do
-      assert.is_nil(dict:find(cjson.decode(answer.body).token, 1, true))
+    for _, secret in ipairs { given.token, given.token:match "%.([^.]+)%.", "admin:admin", (mime.b64 "admin:admin") } do
+      assert.is_nil(dict:find(secret, 1, true))
     end
+    assert_refused(log_in "admin:wrong", 401, "unauthorized")
+    assert.equal(2, #bed.stub:requests())
   end)
 
-  it("refuses a wrong password", function()
+  it("logs in once for many at once, of all workers", function()
+    bed.stub:plan { path = LOGIN_PATH, delay = { before = 0.3 } }
+    local answers = load.run(gate.port, 40, function()
+      return { target = "/login", headers = { Authorization = "Basic " .. (mime.b64 "admin:admin") } }
+    end)
+    assert.same({ [200] = 40 }, load.count(answers))
+    assert.equal(1, #bed.stub:requests())
+  end)
+
+  it("logs in again when the ID token is about to expire, or was put there by another", function()
+    bed.stub:set { id_token_expires_in = 61 }
+    local first = cjson.decode(log_in("admin:admin").body)
+    assert.is_true(first.expires_in >= 60)
+    gateway_bed.await("another ID token", function()
+      return cjson.decode(log_in("admin:admin").body).token ~= first.token
+    end)
+    bed.stub:set { id_token_expires_in = 30 }
+    load.request(gate.port, { target = "/empty" })
+    local before = #bed.stub:requests()
+    for _ = 1, 3 do
+      local given = cjson.decode(log_in("admin:admin").body)
+      assert.is_true(given.expires_in >= 60) -- a token service may not say less
+    end
+    assert.equal(before + 3, #bed.stub:requests())
+    bed.stub:set { id_token_expires_in = 500 }
+    log_in "admin:admin"
+    assert.equal("true", load.request(gate.port, { target = "/spoil" }).body)
+    before = #bed.stub:requests()
+    assert.equal(200, log_in("admin:admin").status)
+    assert.equal(before + 1, #bed.stub:requests())
+  end)
+
+  it("logs in again after the endpoint has refused the ID token", function()
+    local first = cjson.decode(log_in("admin:admin").body).token
+    bed.stub:reset() -- it forgets the ID tokens that it gave
+    local request = bed:request("/v2/a/manifests/1", "GET", { Authorization = "Bearer " .. first })
+    assert.equal(401, load.request(gate.port, request).status)
+    local second = cjson.decode(log_in("admin:admin").body).token
+    assert.are_not.equal(first, second)
+    request.headers.Authorization = "Bearer " .. second
+    assert.equal(200, load.request(gate.port, request).status)
+  end)
+
+  it("refuses a wrong password, and remembers it", function()
+    local function count_logins(text)
+      bed.stub:reset()
+      local answers = load.run(gate.port, 60, function()
+        return { target = "/login", headers = { Authorization = "Basic " .. (mime.b64(text)) } }
+      end, 20)
+      assert.same({ [401] = 60 }, load.count(answers))
+      return #bed.stub:requests()
+    end
     assert_refused(log_in "admin:wrong", 401, "unauthorized")
     assert_refused(log_in "nobody:admin", 401, "unauthorized")
     assert.equal(2, #bed.stub:requests())
+    assert.equal(0, count_logins "admin:wrong")
+    assert.equal(1, count_logins "admin:wrong too")
+    assert.equal(200, log_in("admin:admin").status)
+  end)
+
+  it("remembers a refusal for error_ttl", function()
+    local hasty = bed:start { gateway = "error_ttl = 0.3",
+      locations = "location = /login { content_by_lua_block { gateway:login() } }" }
+    bed.stub:plan { path = LOGIN_PATH, status = 401 }
+    local request = { target = "/login", headers = { Authorization = "Basic " .. (mime.b64 "admin:admin") } }
+    assert.equal(401, load.request(hasty.port, request).status)
+    gateway_bed.await("a second login", function() return load.request(hasty.port, request).status == 200 end)
+    local requests = bed.stub:requests()
+    assert.equal(2, #requests)
+    assert.is_true(requests[2].time - requests[1].time > 0.2)
+    hasty:stop()
   end)
 
   it("wants Basic", function()
@@ -283,8 +376,11 @@ describe("gateway:login", function()
     assert.equal(id_token, given.token)
     assert.is_true(given.expires_in > 500 and given.expires_in <= 600)
     given = cjson.decode(log_in("token:" .. cases.make_jwt '{"iat":5,"exp":5}').body)
-    assert.is_true(given.expires_in >= 1)
-    assert_refused(log_in("token:" .. cases.make_jwt '{"iat":1,"exp":2}'), 401, "unauthorized")
+    assert.is_true(given.expires_in >= 60)
+    for _, left in ipairs { -100, 0, 30, 58 } do
+      local expiring = cases.make_jwt(('{"sub":"joe","iat":1,"exp":%d}'):format(os.time() + left))
+      assert_refused(log_in("token:" .. expiring), 401, "unauthorized")
+    end
     assert_refused(log_in "token:a b", 401, "invalid_credential")
     assert.same({}, bed.stub:requests())
   end)

@@ -67,6 +67,7 @@ local HTTP = [[
     }
     location = /elsewhere { return 200 "elsewhere"; }
     location = /metrics { content_by_lua_block { ngx.print(gateway:metrics()) } }
+    location = /empty { content_by_lua_block { ngx.shared.icptoken:flush_all() } }
     location = /dict {
       content_by_lua_block {
         local dict = ngx.shared.icptoken

@@ -8,6 +8,12 @@
 -- Between workers a lock in the dict says who asks. Flights of keys that another worker has locked are looked after by
 -- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone.
 --
+-- A credential that has not had a token for a while is tried once at a time, by all workers: whoever wants another
+-- scope for it waits in the same way until it is known whether it is good. So a wrong password and many images are one
+-- attempt, not one for each.
+--
+-- A login is a flight, too; what it brings is an ID token, and its key is made of the credential alone.
+--
 -- A flight is awaited while somebody waits on its semaphore (nginx takes those off who go away); it is wanted if it is
 -- awaited, or renews a token that is still good. What nobody wants is not asked.
 --
@@ -40,6 +46,14 @@ local LOCK_SLACK_SECONDS = 5
 local MIN_FETCH_SECONDS = 0.05
 -- A gateway that was not started says so once in so many seconds.
 local TELL_SECONDS = 60
+-- A credential that had a token so long ago may have become wrong; another attempt goes first.
+local PROVEN_SECONDS = 60
+-- An ID token is remembered for its user's next login until it has so long left, the least that a token service may
+-- hand out (https://distribution.github.io/distribution/spec/auth/token/).
+local MIN_IDENTITY_SECONDS = 60
+-- What is about one key, and not about the credential or the endpoint.
+local KEY_FAILURES = { forbidden = true, not_found = true, http_status = true, rate_limited = true }
+
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
 
@@ -66,7 +80,7 @@ function flights.new(settings, tokens, metrics, log)
     endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics), by_key = {}, watched = {},
     runners = {}, started = false }, flights_meta)
   self.forget = function(flight)
-    if flight.key and self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
+    if self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
   end
   return self
 end
@@ -84,9 +98,10 @@ local function is_wanted(self, flight)
   return flight.renewed_end ~= nil and now() < flight.renewed_end and not is_paused(self, flight.key)
 end
 
-local function resolve(self, flight, authorization, failure)
+-- result: an Authorization value, or of a login { token, expires_at }.
+local function resolve(self, flight, result, failure)
   self.forget(flight)
-  flight.authorization, flight.failure, flight.done = authorization, failure, true
+  flight.result, flight.failure, flight.done = result, failure, true
   local waiting = -flight.semaphore:count()
   if waiting > 0 then flight.semaphore:post(waiting) end
 end
@@ -107,16 +122,24 @@ local function is_lost(ticket)
   return not ticket.began and now() > ticket.due
 end
 
+-- What the dict has for a flight: an Authorization value, or of a login the ID token.
+local function find_known(self, flight)
+  if flight.sealing_key then return self.store:get_identity(flight.key, flight.sealing_key) end
+  local authorization, is_due = self.store:get_token(flight.key)
+  if authorization and not (flight.renewed_end and is_due) then return authorization end
+end
+
+local function find_refusal(self, flight)
+  return self.store:get_refusal(flight.key) or flight.credential and self.store:get_refusal(flight.credential)
+end
+
 -- A token or a refusal that came while the flight was queued is its answer.
 local function take_known(self, flight)
-  local authorization, is_due = self.store:get_token(flight.key)
-  if authorization and not (flight.renewed_end and is_due) then
-    resolve(self, flight, authorization)
-    return true
-  end
-  local refusal = self.store:get_refusal(flight.key)
-  if refusal then resolve(self, flight, nil, refusal) end
-  return refusal ~= nil
+  local known = find_known(self, flight)
+  local refusal = not known and find_refusal(self, flight) or nil
+  if not known and not refusal then return false end
+  resolve(self, flight, known, refusal)
+  return true
 end
 
 -- How long a question may take: until the last who came for it leaves; a renewal half of the time that is left, so that
@@ -137,13 +160,29 @@ local function accept_token(self, flight, answer)
       self.log(ngx.WARN, ("key %s: the token finds no room in the dict (%s)"):format(key.shorten(flight.key), problem))
     end
   end
+  self.store:put_proof(flight.credential, end_at, PROVEN_SECONDS)
   self.store:resume(self.settings.client.name)
   self.store:resume(flight.key)
   return authorization
 end
 
+local function accept_identity(self, flight, identity)
+  local end_at = (identity.expires_at or 0) - MIN_IDENTITY_SECONDS
+  if end_at > now() then
+    local credential = flight.name_credential(identity.token)
+    self.store:put_identity(flight.key, flight.sealing_key, identity, end_at, credential)
+  end
+  return identity
+end
+
 local function accept_failure(self, flight, failure, owner)
-  if failure.code == "unauthorized" or failure.code == "forbidden" then
+  if failure.code == "unauthorized" then
+    self.store:put_refusal(flight.credential or flight.key, failure, self.settings.error_ttl)
+    if flight.credential then
+      self.store:drop_proof(flight.credential)
+      self.store:drop_identity(flight.credential)
+    end
+  elseif failure.code == "forbidden" then
     self.store:put_refusal(flight.key, failure, self.settings.error_ttl)
   end
   if flight.renewed_end then
@@ -159,17 +198,21 @@ local function has_time_left(flight)
 end
 
 -- Where no Lua state is left, the flight goes back in front of the queue, and the third result is true.
-local function ask(self, flight, name)
+local function ask(self, flight)
+  local name = flight.sealing_key and "login" or "fetch"
   local answer, failure, is_starved = self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight))
   if is_starved then self.queue:add_first(flight) end
   return answer, failure, is_starved
 end
 
--- Asks for a token with the lock in hand, and lets all know. Returns whether no Lua state was left.
+-- Asks for a token, or logs in, with the lock in hand, and lets all know. Returns whether no Lua state was left.
 local function fetch(self, flight, owner)
-  local answer, failure, is_starved = ask(self, flight, "fetch")
+  local answer, failure, is_starved = ask(self, flight)
   if is_starved then return true end
-  if answer then return resolve(self, flight, accept_token(self, flight, answer)) end
+  if answer then
+    local accept = flight.sealing_key and accept_identity or accept_token
+    return resolve(self, flight, accept(self, flight, answer))
+  end
   if failure then accept_failure(self, flight, failure, owner) end
   local is_late = not failure or failure.code == "timeout"
   if is_late and has_time_left(flight) then return self.queue:add(flight) end
@@ -182,47 +225,40 @@ local function ensure_poller(self)
   return self.poller ~= nil
 end
 
--- Another worker asks: what this flight waits for will be found in the dict.
-local function watch(self, flight, holder)
-  flight.holder = holder
+-- Somebody else asks: what this flight waits for will be found in the dict. lock: the key that is locked.
+local function watch(self, flight, lock, holder)
+  flight.lock, flight.holder = lock, holder
   self.watched[flight.key] = flight
   if ensure_poller(self) then return end
   self.watched[flight.key] = nil
   resolve(self, flight, nil, { code = "internal" })
 end
 
-local function serve_key(self, flight)
-  local owner = next_owner()
-  local locked, holder = self.store:lock(flight.key, owner, self.settings.timeout + LOCK_SLACK_SECONDS)
-  if not locked then
-    watch(self, flight, holder)
-  elseif take_known(self, flight) then
-    self.store:unlock(flight.key, owner)
-  else
-    local ok, result = pcall(fetch, self, flight, owner)
-    self.store:unlock(flight.key, owner)
-    if not ok then error(result, 0) end
-    return result
-  end
+-- Takes the lock of a flight's key, or of its credential, and calls a function with the flight and the lock's owner; or
+-- has the flight watched. Returns what the function does.
+local function with_lock(self, flight, lock, owner, act)
+  local locked, holder = self.store:lock(lock, owner, self.settings.timeout + LOCK_SLACK_SECONDS)
+  if not locked then return watch(self, flight, lock, holder) end
+  local ok, result = pcall(act, self, flight, owner)
+  self.store:unlock(lock, owner)
+  if not ok then error(result, 0) end
+  return result
 end
 
-local function serve_login(self, flight)
-  local answer, failure, is_starved = ask(self, flight, "login")
-  if is_starved then return true end
-  flight.answer = answer
-  if not answer then failure = failure or TIMEOUT end
-  resolve(self, flight, nil, failure)
+local function fetch_unknown(self, flight, owner)
+  if not take_known(self, flight) then return fetch(self, flight, owner) end
+end
+
+local function serve_key(self, flight, owner)
+  return with_lock(self, flight, flight.key, owner, fetch_unknown)
 end
 
 -- Returns whether no Lua state was left.
 local function serve(self, flight)
-  if not is_wanted(self, flight) then
-    self.forget(flight)
-  elseif flight.key then
-    return serve_key(self, flight)
-  else
-    return serve_login(self, flight)
-  end
+  if not is_wanted(self, flight) then return self.forget(flight) end
+  local credential = flight.credential
+  if not credential or self.store:is_proven(credential) then return serve_key(self, flight, next_owner()) end
+  return with_lock(self, flight, credential, next_owner(), serve_key)
 end
 
 -- Returns whether there was a flight, and whether no Lua state was left for it.
@@ -279,21 +315,21 @@ local function start_runner(self)
   return ticket ~= nil or count > 0
 end
 
--- Looks after a flight whose key another worker has locked. Returns whether that is over.
+-- Looks after a flight whose key or credential another flight has locked. Returns whether that is over.
 local function check_watched(self, flight)
   if not is_wanted(self, flight) then
     self.forget(flight)
     return true
   end
   if take_known(self, flight) then return true end
-  local holder = self.store:get_lock(flight.key)
+  local holder = self.store:get_lock(flight.lock)
   if holder and holder == flight.holder then
     if is_running(holder) then return false end
     self.log(ngx.WARN, ("key %s: its lock belonged to a worker that is gone"):format(key.shorten(flight.key)))
-    self.store:unlock(flight.key, holder)
+    self.store:unlock(flight.lock, holder)
   end
   local report = flight.holder and self.store:get_report(flight.holder)
-  if report then
+  if report and not (flight.lock ~= flight.key and KEY_FAILURES[report.code]) then
     resolve(self, flight, nil, report)
     return true
   end
@@ -339,7 +375,7 @@ local function add_flight(self, flight)
     return nil, { code = "internal" }
   end
   if not start_runner(self) then return nil, { code = "internal" } end
-  if flight.key then self.by_key[flight.key] = flight end
+  self.by_key[flight.key] = flight
   self.queue:add(flight)
   return flight
 end
@@ -363,7 +399,7 @@ local function wait(self, flight, deadline)
   flight.deadline = math.max(flight.deadline or 0, deadline)
   flight.semaphore:wait(math.max(0, deadline - started))
   self.metrics:observe("wait_seconds", now() - started)
-  if flight.done then return flight.authorization, flight.failure end
+  if flight.done then return flight.result, flight.failure end
   return nil, { code = "timeout" }
 end
 
@@ -374,26 +410,40 @@ local function turn_cold(self, flight)
 end
 
 -- A new flight that somebody will wait for; nil and a failure where there can be none.
-local function begin_cold(self, name, make_request)
-  local request, credential_end = make_request()
-  if not request then return nil, credential_end end
-  local failure = self.store:get_refusal(name) or find_obstacle(self)
+local function begin_cold(self, flight)
+  local failure = find_refusal(self, flight) or find_obstacle(self)
   if failure then return nil, failure end
-  return add_flight(self, { key = name, request = request, credential_end = credential_end })
+  return add_flight(self, flight)
 end
 
---- Waits for a key's token. Returns its Authorization value, or nil and a failure. make_request is called for a new
--- question; it returns the request and when the credential ends (or nil), or nil and a failure.
-function flights_methods:obtain(name, make_request)
+-- Waits for what a key's flight brings: one that is there already, or the one that make_flight returns (or nil and a
+-- failure).
+local function join(self, name, make_flight, ...)
   local flight, failure = self.by_key[name]
   if not flight then
-    flight, failure = begin_cold(self, name, make_request)
+    flight, failure = make_flight(name, ...)
+    if flight then flight, failure = begin_cold(self, flight) end
     if not flight then return nil, failure end
   else
     if flight.renewed_end then turn_cold(self, flight) end
     ensure_served(self, flight)
   end
   return wait(self, flight, now() + self.settings.timeout)
+end
+
+-- make_request returns the request, the name of its credential, and when the credential expires (or nil); or nil and a
+-- failure.
+local function make_fetch(name, make_request)
+  local request, credential, credential_end = make_request()
+  if not request then return nil, credential end
+  return { key = name, request = request, credential = credential, credential_end = credential_end }
+end
+
+--- Waits for a key's token. Returns its Authorization value, or nil and a failure. make_request is called for a new
+-- question; it returns the request, the name of its credential, and when the credential expires (or nil); or nil and a
+-- failure.
+function flights_methods:obtain(name, make_request)
+  return join(self, name, make_fetch, make_request)
 end
 
 --- Has a key's token renewed, which is good until renewed_end, behind all who wait for one, if there is room in the
@@ -406,21 +456,24 @@ function flights_methods:renew(name, renewed_end, make_request)
   end
   if is_paused(self, name) then return false end
   if find_obstacle(self) or self.queue:count_renewals() >= self.settings.max_queue then return true end
-  local request, credential_end = make_request()
-  if not request then return true end
-  add_flight(self, { key = name, request = request, credential_end = credential_end,
-    renewed_end = renewed_end })
+  flight = make_fetch(name, make_request)
+  if not flight then return true end
+  flight.renewed_end = renewed_end
+  add_flight(self, flight)
   return true
 end
 
---- Waits for a log-in with this user name and password. Returns { token, expires_at } or nil and a failure.
-function flights_methods:log_in(request)
-  local obstacle = find_obstacle(self)
-  if obstacle then return nil, obstacle end
-  local flight, problem = add_flight(self, { request = request })
-  if not flight then return nil, problem end
-  local _, failure = wait(self, flight, now() + self.settings.timeout)
-  return flight.answer, failure
+local function make_login(name, sealing_key, name_credential, request)
+  return { key = name, sealing_key = sealing_key, name_credential = name_credential, request = request }
+end
+
+--- The ID token of a user, { token, expires_at }, or nil and a failure: one that an earlier login brought, or that a
+-- login brings, for which it waits. name: of the credential. sealing_key: made of the credential, for what is kept.
+-- name_credential: gives the name that an ID token has as a credential itself. request: username, password.
+function flights_methods:log_in(name, sealing_key, name_credential, request)
+  local identity = self.store:get_identity(name, sealing_key)
+  if identity then return identity end
+  return join(self, name, make_login, sealing_key, name_credential, request)
 end
 
 -- One of many at a time, so that as many Lua states are made.

@@ -1,5 +1,6 @@
 -- What the workers share, in a dict of nginx: tokens, the locks of those who fetch one, and short memories of what
--- failed. No credential is ever put here: all is named by keys (key.lua).
+-- failed. No credential is put here that can be read without the client's own: all is named by keys (key.lua), and the
+-- ID tokens of logins are sealed (seal.lua).
 --
 -- A record begins with two times on clock.now(): when it ends, and one more that depends on its kind. The dict has a
 -- limit of its own on the wall clock, which only makes room. Whatever is read is checked, as a dict can be written to
@@ -8,6 +9,7 @@
 local ffi = require "ffi"
 local answer = require "icptoken.gateway.answer"
 local clock = require "icptoken.gateway.clock"
+local seal = require "icptoken.gateway.seal"
 
 local now = clock.now
 local sub = string.sub
@@ -164,6 +166,45 @@ local function get_failure(self, name)
   local code, retry_after = decode(self.dict:get(name))
   if not code or not answer.is_code(code) then return nil end
   return { code = code, retry_after = retry_after > 0 and retry_after or nil }
+end
+
+--- Notes until a time that a credential had a token, and for so many seconds that it may be used for several requests
+-- at once.
+function store_methods:put_proof(credential, end_at, seconds)
+  put(self, "k" .. credential, "", math.max(seconds, end_at - now()), now() + seconds)
+end
+
+--- Has a credential had a token a moment ago?
+function store_methods:is_proven(credential)
+  local _, proven_until = decode(self.dict:get("k" .. credential))
+  return proven_until ~= nil and now() < proven_until
+end
+
+--- A credential was refused.
+function store_methods:drop_proof(credential)
+  self.dict:delete("k" .. credential)
+end
+
+--- Keeps a user's ID token, { token, expires_at }, until a time, sealed: only who has the key, which is made of the
+-- credential, can read it. credential: the name that the ID token has as a credential itself.
+function store_methods:put_identity(name, sealing_key, identity, end_at, credential)
+  local sealed = seal.seal(sealing_key, identity.token, name)
+  if not sealed then return end
+  put(self, "i" .. name, sealed, end_at - now(), identity.expires_at)
+  put(self, "j" .. credential, name, end_at - now())
+end
+
+--- Forgets the ID token of a login that has this name as a credential, as the endpoint refused it.
+function store_methods:drop_identity(credential)
+  local name = decode(self.dict:get("j" .. credential))
+  if name then self.dict:delete("i" .. name) end
+end
+
+--- A user's ID token, { token, expires_at }, or nil.
+function store_methods:get_identity(name, sealing_key)
+  local sealed, expires_at = decode(self.dict:get("i" .. name))
+  local id_token = sealed and seal.open(sealing_key, sealed, name)
+  return id_token and { token = id_token, expires_at = expires_at }
 end
 
 --- Tells who waits for an owner's fetch why it failed.
