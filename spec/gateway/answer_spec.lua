@@ -1,9 +1,12 @@
 -- How the gateway says no, to whatever went wrong: status, registry's code, headers, body; and what it remembers of it.
 
+local files = require "support.files"
 local gateway_bed = require "support.gateway_bed"
 local gateway = require "support.gateway"
 local load = require "support.load"
 local nginx = require "support.nginx"
+local socket = require "socket"
+local testkit = require "testkit"
 
 -- Each: what the endpoint does (an order of the stub), the status, the registry's code, the gateway's, Retry-After.
 local FAILURES = {
@@ -386,6 +389,66 @@ describe("a gateway", function()
     assert.same({}, bed.stub:requests())
     gate:stop()
   end)
+end)
+
+describe("a refusal whose client has gone", function()
+  local REQUESTS = 200
+  local bed, gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    gate = bed:start { workers = 1, servers = [[
+      log_format statuses "$request_method $status";
+      server {
+        listen 127.0.0.1:@PORTLOGGED@ backlog=4096;
+        access_log @DIR@/access.log statuses;
+        location /v2/ {
+          set $icptoken_authorization "";
+          set $icptoken_key "";
+          access_by_lua_block { gateway:authorize() }
+          proxy_pass http://registry;
+        }
+        location = /login { content_by_lua_block { gateway:login() } }
+      }
+    ]] }
+  end)
+  teardown(function() gateway_bed.close(bed) end)
+
+  -- Sends requests, each of which is reset at once.
+  local function send_and_reset(method, target)
+    for _ = 1, REQUESTS do
+      local connection = assert(socket.connect("127.0.0.1", gate.ports.PORTLOGGED))
+      connection:setoption("linger", { on = true, timeout = 0 })
+      connection:send(("%s %s HTTP/1.1\r\nHost: a\r\n\r\n"):format(method, target))
+      connection:close()
+    end
+  end
+
+  for _, method in ipairs { "HEAD", "GET", "POST" } do
+    for target, status in pairs { ["/v2/a/manifests/1"] = 401, ["/login"] = method == "GET" and 401 or 405 } do
+      it(("is never logged as a success: %s %s"):format(method, target), function()
+        os.remove(gate.dir .. "/access.log")
+        testkit.kill(gate.pid, "USR1") -- opens it anew
+        gateway_bed.await("the log", function()
+          local file = io.open(gate.dir .. "/access.log")
+          return file and file:close()
+        end)
+        send_and_reset(method, target)
+        local control = { method = method, target = target }
+        assert.equal(status, load.request(gate.ports.PORTLOGGED, control).status)
+        local counts = {}
+        gateway_bed.await("the control's line", function()
+          counts = {}
+          for line in files.read(gate.dir .. "/access.log"):gmatch "[^\n]+" do counts[line] = true end
+          return counts[("%s %d"):format(method, status)]
+        end)
+        for line in pairs(counts) do
+          local logged = tonumber(line:match "%d+$")
+          assert.is_true(logged == status or logged == 499 or logged == 400, line)
+        end
+      end)
+    end
+  end
 end)
 
 describe("an endpoint that now works and now does not", function()

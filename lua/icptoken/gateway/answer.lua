@@ -124,9 +124,8 @@ local function send(status, body)
   ngx.header["Content-Length"] = #body
   ngx.header["Docker-Distribution-Api-Version"] = "registry/2.0"
   ngx.header["Cache-Control"] = "no-store"
-  ngx.send_headers()
-  -- the client has gone: what follows would be logged as a success
-  if not ngx.headers_sent then return ngx.exit(HTTP_CLIENT_CLOSED) end
+  -- where the client has gone, ngx.exit(ngx.HTTP_OK) would be logged as a success
+  if not ngx.send_headers() then return ngx.exit(HTTP_CLIENT_CLOSED) end
   if ngx.req.get_method() ~= "HEAD" then ngx.print(body) end
   return ngx.exit(ngx.HTTP_OK)
 end
