@@ -153,7 +153,8 @@ static enum endpoint_result check_parts(struct endpoint *endpoint, const struct 
   if (parts->fragment.length > 0)
     return wrong(problem, "option 'url' must not hold a fragment ('#')");
   endpoint->port = (int)strtol(parts->port.data, NULL, 10);
-  if (endpoint->port == 0) return wrong(problem, "option 'url' must not name port 0");
+  if (endpoint->port == 0) /* reserved (RFC 6335 section 6); libcurl takes it */
+    return wrong(problem, "option 'url' must not have port 0");
   endpoint->has_query = parts->query.length > 0;
   endpoint->loopback =
       is_loopback(parts->host.data) && !is_mapped(&settings->resolve, parts->host.data);

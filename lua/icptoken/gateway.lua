@@ -22,7 +22,8 @@ local store = require "icptoken.gateway.store"
 local ngx = ngx
 local get_method = ngx.req.get_method
 local is_internal = ngx.req.is_internal
-local raw_log = require "ngx.errlog".raw_log
+local errlog = require "ngx.errlog"
+local raw_log = errlog.raw_log
 local now = clock.now
 local find, sub = string.find, string.sub
 local split_credential = credential_reader.split
@@ -53,6 +54,10 @@ local SEALED_IDENTITY = "icptoken sealed ID token "
 -- A token service hands out no token with less left (https://distribution.github.io/distribution/spec/auth/token/); one
 -- that is handed out with less after all is refused when it expires.
 local MIN_IDENTITY_SECONDS = 60
+
+-- At this level nginx writes the whole of an Authorization header that it refuses (twice there, too long, malformed).
+local WORDY = "error_log has the level 'info' or 'debug', at which nginx itself writes credentials of refused requests "
+  .. "into the log: use 'notice'"
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
@@ -414,10 +419,14 @@ local function check_files(client_options)
 end
 
 --- For init_worker_by_lua: begins work in this worker. Says in one line at level emerg if the thread pool is missing,
--- or a file cannot be read.
+-- or a file cannot be read; and warns of a level of error_log at which nginx writes credentials.
 function gateway_methods:start()
   if not ngx.worker.id() then return end -- a helper process of nginx, without requests and maybe without threads
-  if ngx.worker.id() == 0 then check_files(self.client.options) end
+  if ngx.worker.id() == 0 then
+    check_files(self.client.options)
+    -- once, however many gateways there are
+    if errlog.get_sys_filter_level() >= ngx.INFO and self.store:is_first("wordy", 1) then log(ngx.WARN, WORDY) end
+  end
   self.counters:open_row(ngx.worker.id())
   self.flights:start()
 end

@@ -3,6 +3,8 @@
 local ffi = require "ffi"
 local files = require "support.files"
 local interpreter = require "support.interpreter"
+local nginx = require "support.nginx"
+local stub_client = require "support.stub"
 local testkit = require "testkit"
 
 ffi.cdef [[int icptoken_prctl(int, unsigned long, unsigned long, unsigned long, unsigned long) __asm__("prctl");]]
@@ -109,12 +111,34 @@ after_each(function()
   run_shell(("rm -rf %s %s"):format(place, fakes))
 end)
 
+describe("the nginx.conf that users copy", function()
+  it("gives no warning", function()
+    local stub = stub_client.start()
+    local text = files.read "examples/nginx/nginx.conf"
+    for _, change in ipairs {
+      { "modules/", nginx.MODULES .. "/" }, { "user www-data;", "" }, { "/run/nginx.pid", place .. "/nginx.pid" },
+      { "/var/log/nginx/", place .. "/" }, { "http {", ("http { client_body_temp_path %s/1; proxy_temp_path %s/2; "
+        .. "fastcgi_temp_path %s/3; uwsgi_temp_path %s/4; scgi_temp_path %s/5;"):format(place, place, place, place, place) },
+      { "/etc/icp/ca.crt", stub.ca }, { "/etc/icp/gateway.crt", stub.server_cert },
+      { "/etc/icp/gateway.key", stub.server_key }, { "https://mycluster.icp:8500", "https://127.0.0.1:8500" },
+    } do
+      text = text:gsub(change[1]:gsub("%p", "%%%0"), (change[2]:gsub("%%", "%%%%")))
+    end
+    files.write(place .. "/nginx.conf", text)
+    local output = run_shell(("nginx -t -p %s -c %s/nginx.conf -e stderr 2>&1"):format(place, place))
+    stub:stop()
+    run_shell(("rm -rf %s/*"):format(place))
+    assert.matches("test is successful", output, 1, true)
+    assert.is_nil(output:find("[warn]", 1, true), output)
+  end)
+end)
+
 describe("the gateway's demo", function()
   it("pushes, lists and pulls an image through the nginx.conf that users copy", function()
     local status, output = run_demo()
     assert.equal(0, status, output)
-    assert.matches("HTTP/%S+ 401 *\n.*www%-authenticate: Basic realm=.-\n", output)
-    assert.matches("docker%-distribution%-api%-version: registry/2%.0", output)
+    assert.matches("http/%S+ 401 .-\n.*www%-authenticate: basic realm=.-\n", output:lower())
+    assert.matches("docker%-distribution%-api%-version: registry/2%.0", output:lower())
     assert.matches("$ skopeo .- dir:image docker://localhost:%d+/demo/hello:1\n", output)
     assert.matches('{"repositories":["demo/hello"]}', output, 1, true)
     assert.matches("$ skopeo .- docker://localhost:%d+/demo/hello:1 dir:back\n", output)

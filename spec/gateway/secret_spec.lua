@@ -409,6 +409,19 @@ describe("no secret is", function()
     assert_clean(table.concat(answers, "\n"), { USER, "eyJ" })
   end)
 
+  it("is written by nginx without a word of warning: start() tells of error_log's level", function()
+    for level, is_wordy in pairs { debug = true, info = true, notice = false, warn = false } do
+      local one = bed:start { log_level = level, workers = 1 }
+      -- as many headers as that are refused by nginx, which says so at level info with what was in them
+      load.request(one.port, { raw = "GET /v2/ HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer hush-hush\r\n"
+        .. "Authorization: Bearer hush-hush\r\n\r\n" })
+      local log = one:log()
+      assert.equal(is_wordy, log:find("hush-hush", 1, true) ~= nil, level)
+      assert.equal(is_wordy and 1 or 0, (select(2, log:gsub("error_log has the level", ""))), level)
+      one:stop()
+    end
+  end)
+
   it("in a line of the gateway's, at whatever level", function()
     run "debug"
     finally(function() gate:stop() end)
