@@ -118,7 +118,8 @@ describe("the nginx.conf that users copy", function()
     for _, change in ipairs {
       { "modules/", nginx.MODULES .. "/" }, { "user www-data;", "" }, { "/run/nginx.pid", place .. "/nginx.pid" },
       { "/var/log/nginx/", place .. "/" }, { "http {", ("http { client_body_temp_path %s/1; proxy_temp_path %s/2; "
-        .. "fastcgi_temp_path %s/3; uwsgi_temp_path %s/4; scgi_temp_path %s/5;"):format(place, place, place, place, place) },
+        .. "fastcgi_temp_path %s/3; uwsgi_temp_path %s/4; scgi_temp_path %s/5;"):format(place, place, place, place,
+        place) },
       { "/etc/icp/ca.crt", stub.ca }, { "/etc/icp/gateway.crt", stub.server_cert },
       { "/etc/icp/gateway.key", stub.server_key }, { "https://mycluster.icp:8500", "https://127.0.0.1:8500" },
     } do

@@ -1,0 +1,108 @@
+/* exchange.c - fuzzes a whole exchange: the input is all that the endpoint sends, status line,
+ * headers and body, and client:fetch makes of it a token or a failure. No network: the socket that
+ * libcurl gets is one end of a pair. */
+#include <curl/curl.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int luaopen_icptoken(lua_State *L);
+
+/* What no message may hold. It is in the dictionary, so that answers repeat it. */
+#define SECRET "hush-hush-id-token"
+
+static const unsigned char *answer;
+static size_t answer_size;
+static int peer = -1;
+
+/* Stands for libc's in this program, and in libcurl: the other end has sent the answer already. */
+int socket(int family, int type, int protocol) {
+  int pair[2];
+  (void)protocol;
+  if (family != AF_INET && family != AF_INET6)
+    return (int)syscall(SYS_socket, family, type, protocol);
+  if (socketpair(AF_UNIX, type, 0, pair) != 0) abort();
+  if (peer >= 0) close(peer);
+  peer = pair[1];
+  if (send(peer, answer, answer_size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && answer_size > 0) abort();
+  shutdown(peer, SHUT_WR);
+  return pair[0];
+}
+
+/* The end of a pair is connected. */
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+  (void)fd, (void)address, (void)length;
+  return 0;
+}
+
+/* Makes and checks an exchange, over one client for all if it may be kept. */
+static const char script[] =
+    "local icptoken, may_keep = ...\n"
+    "local client\n"
+    "local function visit(value, check)\n"
+    "  if type(value) == 'string' then return check(value) end\n"
+    "  if type(value) ~= 'table' then return end\n"
+    "  for k, v in pairs(value) do visit(k, check) visit(v, check) end\n"
+    "end\n"
+    "local function check_message(text)\n"
+    "  assert(not text:find('%c') and not text:find('" SECRET "', 1, true), text)\n"
+    "end\n"
+    "return function()\n"
+    "  client = client or assert(icptoken.new { url = 'http://127.0.0.1:9/t', id_token = '" SECRET
+    "',\n"
+    "    retries = 0, timeout = 5, proxy = '', max_body_bytes = 65536 })\n"
+    "  local token, message, code, details = client:fetch()\n"
+    "  if token then\n"
+    "    assert(type(token.token) == 'string' and token.token:find '^[%w%-._~+/]+=*$')\n"
+    "    assert(math.type(token.expires_in) == 'integer' and token.expires_in > 0)\n"
+    "    assert(token.refresh_at <= token.expires_at)\n"
+    "  else\n"
+    "    assert(type(code) == 'string' and code ~= 'timeout' and code ~= 'connect', code)\n"
+    "    visit(message, check_message)\n"
+    "    visit(details, check_message)\n"
+    "  end\n"
+    "  if not may_keep then client = client:close() end\n"
+    "end\n";
+
+/* Before 8.2.2 a handle that is used again keeps a pointer to the last header of the answer before,
+ * and a first header that is a continuation (obs-fold) leads it there. */
+static bool may_keep_handle(void) {
+  return curl_version_info(CURLVERSION_NOW)->version_num >= 0x080202;
+}
+
+/* A state whose only value is the function that makes an exchange. */
+static lua_State *open_state(void) {
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  if (luaL_loadstring(L, script) != LUA_OK) abort();
+  lua_pushcfunction(L, luaopen_icptoken);
+  lua_call(L, 0, 1);
+  lua_pushboolean(L, may_keep_handle());
+  lua_call(L, 2, 1);
+  return L;
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
+  static lua_State *L;
+  if (size > 100000) return 0; /* more than a socket holds */
+  answer = data;
+  answer_size = size;
+  if (L == NULL) L = open_state();
+  lua_settop(L, 1);
+  lua_pushvalue(L, 1);
+  if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
+    fprintf(stderr, "%s\n", lua_tostring(L, -1));
+    abort();
+  }
+  if (peer >= 0) close(peer);
+  peer = -1;
+  lua_gc(L, LUA_GCCOLLECT); /* else libFuzzer takes what waits for it for a leak */
+  return 0;
+}
