@@ -69,11 +69,12 @@ It runs until Ctrl-C. The head of stub/icp.lua lists the commands and what can b
 
 -- Standing behaviour; {"do":"set"} changes it. expires_in and id_token_expires_in are seconds, users maps names to
 -- passwords, id_tokens lists further ID tokens to accept, clock_offset moves the server's clock, proxy_auth is the
--- "user:password" that the proxy wants, or false.
+-- "user:password" that the proxy wants, or false. denied lists repositories to which nobody has a right, and denial is
+-- how the token endpoint says so: "403", or "less" for a token without that access.
 local function make_default_settings()
 	return {
 		expires_in = 1800, id_token_expires_in = 43199, users = { admin = "admin" }, id_tokens = {},
-		clock_offset = 0, proxy_auth = false,
+		clock_offset = 0, proxy_auth = false, denied = {}, denial = "403",
 	}
 end
 

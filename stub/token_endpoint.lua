@@ -61,17 +61,34 @@ local function encode_list(list)
 	return "[" .. table.concat(encoded, ",") .. "]"
 end
 
-local function encode_access(scopes)
-	if not scopes then
-		return "null"
-	end
-	local granted = {}
-	for _, value in ipairs(scopes) do
-		for scope in value:gmatch "%S+" do
-			table.insert(granted, parse_scope(scope))
+-- Is a repository one that nobody has a right to?
+local function is_denied(icp, access)
+	for _, name in ipairs(icp.settings.denied) do
+		if access.name == name then
+			return true
 		end
 	end
-	return encode_list(granted)
+	return false
+end
+
+-- The access that is asked for and granted, and whether some was denied.
+local function split_access(icp, scopes)
+	local granted, some_denied = {}, false
+	for _, value in ipairs(scopes or {}) do
+		for scope in value:gmatch "%S+" do
+			local access = parse_scope(scope)
+			if access and is_denied(icp, access) then
+				some_denied = true
+			else
+				table.insert(granted, access)
+			end
+		end
+	end
+	return granted, some_denied
+end
+
+local function encode_access(icp, scopes)
+	return scopes and encode_list((split_access(icp, scopes))) or "null"
 end
 
 local CLAIM_ORDER = { "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "access" }
@@ -112,7 +129,7 @@ local function make_token(icp, request, order, user, lifetime)
 	local encoded = {
 		iss = '"registry-token-issuer"', sub = cjson.encode(service ~= "" and user or ""), aud = cjson.encode(service),
 		exp = cjson.encode(now + lifetime), nbf = cjson.encode(now), iat = cjson.encode(now),
-		jti = cjson.encode(jwt.make_identifier(8)), access = encode_access(request.query.scope),
+		jti = cjson.encode(jwt.make_identifier(8)), access = encode_access(icp, request.query.scope),
 	}
 	return icp.signer:sign(encode_object(apply_claims(encoded, order.claims, now), encoded))
 end
@@ -162,6 +179,9 @@ local function answer_request(icp, request, order)
 	local user = check_credential(icp, request)
 	if not user then
 		return refuse(401, "UNAUTHORIZED", "authentication required")
+	end
+	if icp.settings.denial == "403" and select(2, split_access(icp, request.query.scope)) then
+		return refuse(403, "DENIED", "requested access to the resource is denied")
 	end
 	return { status = 200, content_type = "application/json", body = encode_body(icp, request, order, user) }
 end
