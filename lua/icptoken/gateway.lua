@@ -9,6 +9,7 @@
 local icptoken = require "icptoken"
 local answer = require "icptoken.gateway.answer"
 local challenge_header = require "icptoken.gateway.challenge"
+local client_reader = require "icptoken.gateway.client"
 local clock = require "icptoken.gateway.clock"
 local credential_reader = require "icptoken.gateway.credential"
 local flights = require "icptoken.gateway.flights"
@@ -34,6 +35,9 @@ local DISAGREE_SECONDS = 60
 local DISAGREE = "the registry calls tokens invalid that %s has just given out: is the option 'service' what its "
   .. "auth.token.service says, and are issuer and rootcertbundle this cluster's? Does nginx.conf pass "
   .. "$icptoken_authorization on?"
+
+-- As the module's option `retries`.
+local DEFAULT_RETRIES = 2
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
@@ -102,19 +106,24 @@ local function find_credential(self)
   return nil, "internal"
 end
 
--- What to ask the endpoint, and when the credential ends on clock.now(); or nil and a failure.
-local function make_request(self, kind, text, first, scopes, defaults)
+-- A name of the credential alone. No scope holds this byte.
+local function name_subject(base, text, first)
+  return key.compute(base, text, first, "\0")
+end
+
+-- What to ask the endpoint, when the credential ends on clock.now(), and its name; or nil and a failure.
+local function make_request(self, base, kind, text, first, scopes, defaults)
   local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
   if not request then return nil, ends end
   request.service, request.account = defaults.service, defaults.account
   request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
   request.scope = scopes ~= "" and scopes or nil
-  return request, ends and now() + ends - clock.wall()
+  return request, ends and now() + ends - clock.wall(), name_subject(base, text, first)
 end
 
 -- The same for later. (LuaJIT does not compile a function that makes a closure, so obtain must make none.)
-local function prepare_request(self, kind, text, first, scopes, defaults)
-  return function() return make_request(self, kind, text, first, scopes, defaults) end
+local function prepare_request(self, base, kind, text, first, scopes, defaults)
+  return function() return make_request(self, base, kind, text, first, scopes, defaults) end
 end
 
 -- Finds or gets the token. base: what its key begins with. Returns its Authorization value, where it is from, and its
@@ -123,7 +132,7 @@ local function obtain(self, base, kind, text, first, scopes, defaults)
   local name = key.compute(base, text, first, scopes)
   local authorization, is_due, end_at = self.store:get_token(name)
   if authorization and not is_due then return authorization, "cached", name end
-  local prepared = prepare_request(self, kind, text, first, scopes, defaults)
+  local prepared = prepare_request(self, base, kind, text, first, scopes, defaults)
   if authorization then
     return authorization, self.flights:renew(name, end_at, prepared) and "cached" or "stale", name
   end
@@ -254,7 +263,7 @@ function gateway_methods:login()
   if request.id_token then
     identity = { token = request.id_token, expires_at = ends and now() + ends - clock.wall() }
   else
-    identity, failure = self.flights:log_in(request)
+    identity, failure = self.flights:log_in(request, name_subject(self.key_bases.basic, text, first))
     if not identity then return refuse_login(self, failure) end
   end
   self.counters:add("requests", "login")
@@ -363,6 +372,7 @@ function gateway.new(options)
   local settings, client_options = options_reader.read(options)
   client_options.anonymous, client_options.timeout = true, settings.timeout
   check_client_options(client_options, choose_defaults(settings, {}))
+  settings.retries = client_options.retries or DEFAULT_RETRIES
   settings.client, settings.login = describe_client(client_options), describe_login(client_options)
   local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
     login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
@@ -372,7 +382,8 @@ function gateway.new(options)
   end
   self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
   self.store = store.new(self.dict, function() self.counters:add "evictions" end)
-  self.flights = flights.new(settings, self.store, self.counters, log)
+  local function find_address() return client_reader.find_address(settings.client_address, call_user) end
+  self.flights = flights.new(settings, self.store, self.counters, log, find_address)
   return setmetatable(self, gateway_meta)
 end
 

@@ -13,6 +13,8 @@ local OWN_FAILURES = {
   name_invalid = { 404, "NAME_INVALID", "no endpoint of the registry API, or not a name of a repository" },
   method_not_allowed = { 405, "UNSUPPORTED", "the registry API has no such method" },
   internal = { 500, "UNKNOWN", "the gateway failed" },
+  client_gone = { 499, "UNKNOWN", "the client closed the connection" },
+  overloaded = { 503, "UNAVAILABLE", "the cluster is too slow for the token requests that are waiting" },
   queue_full = { 503, "UNAVAILABLE", "too many requests wait for a token" },
   not_started = { 503, "UNAVAILABLE", "the gateway is not ready" },
 }
@@ -40,6 +42,9 @@ local MODULE_FAILURES = {
 
 -- Nothing that goes in needs quoting.
 local BODY = '{"errors":[{"code":"%s","message":"%s","detail":{"code":"%s"}}]}\n'
+
+-- nginx's own, for its log.
+local CLIENT_GONE_STATUS = 499
 
 -- When to come back where nobody said.
 local RETRY_SECONDS = 1
@@ -115,6 +120,7 @@ end
 --- Answers a request that failed, and ends it. allow: the methods for a 405. scopes: what the request needs, if known.
 function answer.refuse(settings, failure, scopes, allow)
   local status, retry_after = choose_status(failure)
+  if status == CLIENT_GONE_STATUS then return ngx.exit(status) end
   local known = get_known(failure)
   if status == 401 then
     local error_code = failure.code ~= "no_credential" and "invalid_token" or nil

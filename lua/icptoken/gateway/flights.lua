@@ -1,22 +1,30 @@
--- One question to the token endpoint for all who need its answer.
+-- One token request for all who need its answer.
 --
--- A flight is one key's question. Requests wait for it on a semaphore, each until its own deadline; runners, which are
--- timers of nginx, take flights from a queue, first in, first out, and let a worker thread ask. At most max_inflight
--- runners exist, so that is how many questions a worker has under way; fewer where Lua states are few (permits.lua). A
--- request is never parked in a thread itself: a reload would reset it.
+-- A flight is one key's token request. Requests wait for it on a semaphore, each until its own deadline; runners, which
+-- are timers of nginx, take flights from a queue, which decides who goes first (queue.lua), and make the token request
+-- in a worker thread. At most max_inflight runners exist, so that is how many token requests a worker has under way;
+-- fewer where Lua states are few (permits.lua). A request is never parked in a thread itself: a reload would reset it.
+--
+-- Where more come than can be served, the time until each one's deadline must go to those who can still get an answer:
+-- a flight that would wait too long for a runner is refused when it comes, and one that has waited too long is refused
+-- without a token request.
 --
 -- Between workers a lock in the dict says who asks. Flights of keys that another worker has locked are looked after by
--- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone.
+-- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone. The
+-- same poller puts flights back into the queue whose attempt failed and that wait for the next one (retries), so that
+-- they occupy no runner meanwhile. They keep their lock.
 --
--- A flight is awaited while somebody waits on its semaphore (nginx takes those off who go away); it is wanted if it is
--- awaited, or renews a token that is still good. What nobody wants is not asked.
+-- A flight is awaited while somebody waits on its semaphore (nginx removes waiters whose client it sees disconnect, and
+-- client.lua tells of others); it is wanted if it is awaited, or renews a token that is still good. No token request is
+-- made for a flight that is not wanted.
 --
--- So a flight is in the queue (and a runner will take it), or with a runner, or watched (by the poller), until it is
--- resolved or forgotten. Runners and poller are timers, and timers can get lost: whoever comes for a flight looks
--- whether they are there.
+-- So a flight is in the queue (and a runner will take it), or with a runner, or watched or delayed (and the poller
+-- looks after it), until it is resolved. Runners and poller are timers, and timers can get lost: whoever comes for a
+-- flight looks whether they are there.
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
+local client = require "icptoken.gateway.client"
 local clock = require "icptoken.gateway.clock"
 local endpoint = require "icptoken.gateway.endpoint"
 local key = require "icptoken.gateway.key"
@@ -43,7 +51,19 @@ local TELL_SECONDS = 60
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
 
+-- Back-off before the first retry, doubled for each further one, give or take a tenth; as the module's own.
+local BACKOFF_SECONDS = 0.25
+-- So many different keys must fail one after the other before their failures are taken for the endpoint's.
+local MIN_FAILING_KEYS = 3
+-- A flight is refused when it comes if by an estimate, which is not exact, its answer would come after so many times
+-- the timeout.
+local WAIT_MARGIN = 1.25
+-- The longest Retry-After of a refusal for lack of time.
+local MAX_OVERLOAD_SECONDS = 60
+
 local TIMEOUT = { code = "timeout" }
+local CLIENT_GONE = { code = "client_gone" }
+local QUEUE_FULL = { code = "queue_full" }
 
 -- Numbers the locks of this process, of all its gateways.
 local sequence = 0
@@ -60,14 +80,14 @@ local function is_running(owner)
   return ffi.C.icptoken_kill(pid, 0) == 0 or ffi.errno() ~= ESRCH
 end
 
---- For one gateway in one worker. settings: those of endpoint.new, and error_ttl (seconds), max_inflight, max_queue.
-function flights.new(settings, tokens, metrics, log)
+--- For one gateway in one worker. settings: those of endpoint.new, and error_ttl (seconds), max_inflight, max_queue,
+-- retries. find_address: returns what tells the current request's client from others, as a string.
+function flights.new(settings, tokens, metrics, log, find_address)
   local self = setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log,
-    endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics), by_key = {}, watched = {},
-    runners = {}, started = false }, flights_meta)
-  self.forget = function(flight)
-    if flight.key and self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
-  end
+    endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics, settings.max_inflight),
+    find_address = find_address, by_key = {}, watched = {}, delayed = {}, runners = {}, started = false }, flights_meta)
+  self.drop = function(flight) self:resolve(flight, nil, CLIENT_GONE) end
+  self.displace = function(flight) self:resolve(flight, nil, QUEUE_FULL) end
   return self
 end
 
@@ -75,17 +95,34 @@ local function is_awaited(flight)
   return flight.semaphore:count() < 0
 end
 
+-- Whether somebody waits whose connection is open.
+local function is_present(flight)
+  return is_awaited(flight) and not client.are_gone(flight.descriptors)
+end
+
 local function is_paused(self, name)
   return self.store:is_paused(self.settings.client.name) or self.store:is_paused(name)
 end
 
 local function is_wanted(self, flight)
-  if is_awaited(flight) then return true end
+  if is_present(flight) then return true end
   return flight.renewed_end ~= nil and now() < flight.renewed_end and not is_paused(self, flight.key)
 end
 
+-- Gives a flight's lock back, if it has one.
+local function unlock(self, flight)
+  if flight.owner then self.store:unlock(flight.key, flight.owner) end
+  flight.owner = nil
+end
+
+local function forget(self, flight)
+  if flight.key and self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
+  unlock(self, flight)
+end
+
+-- Ends a flight: wakes all who wait for it.
 local function resolve(self, flight, authorization, failure)
-  self.forget(flight)
+  forget(self, flight)
   flight.authorization, flight.failure, flight.done = authorization, failure, true
   local waiting = -flight.semaphore:count()
   if waiting > 0 then flight.semaphore:post(waiting) end
@@ -107,6 +144,9 @@ local function is_lost(ticket)
   return not ticket.began and now() > ticket.due
 end
 
+-- A method for callbacks that are made once.
+flights_methods.resolve = resolve
+
 -- A token or a refusal that came while the flight was queued is its answer.
 local function take_known(self, flight)
   local authorization, is_due = self.store:get_token(flight.key)
@@ -127,6 +167,7 @@ local function compute_limit(self, flight)
   return math.max(MIN_FETCH_SECONDS, limit)
 end
 
+-- Stores a token, and returns its Authorization value.
 local function accept_token(self, flight, answer)
   local authorization = "Bearer " .. answer.token
   local end_at = math.min(answer.end_at, flight.credential_end or math.huge)
@@ -139,6 +180,8 @@ local function accept_token(self, flight, answer)
   end
   self.store:resume(self.settings.client.name)
   self.store:resume(flight.key)
+  self.store:clear_failing(self.settings.client.name)
+  if flight.subject then self.store:note_subject(flight.subject) end
   return authorization
 end
 
@@ -146,8 +189,12 @@ local function accept_failure(self, flight, failure, owner)
   if failure.code == "unauthorized" or failure.code == "forbidden" then
     self.store:put_refusal(flight.key, failure, self.settings.error_ttl)
   end
+  if failure.code == "unauthorized" and flight.subject then self.store:forget_subject(flight.subject) end
+  local is_general = failure.is_general
+    and self.store:count_failing(self.settings.client.name, flight.key) >= MIN_FAILING_KEYS
   if flight.renewed_end then
-    self.store:pause(failure.is_general and self.settings.client.name or flight.key, failure.retry_after)
+    self.store:pause(flight.key, failure.retry_after)
+    if is_general then self.store:pause(self.settings.client.name, failure.retry_after) end
   end
   -- who waits in another worker has a deadline of its own, and may have more time to ask
   if failure.code ~= "timeout" then self.store:put_report(owner, failure) end
@@ -158,22 +205,15 @@ local function has_time_left(flight)
   return is_awaited(flight) and flight.deadline - now() > MIN_FETCH_SECONDS
 end
 
--- Where no Lua state is left, the flight goes back in front of the queue, and the third result is true.
-local function ask(self, flight, name)
-  local answer, failure, is_starved = self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight))
-  if is_starved then self.queue:add_first(flight) end
-  return answer, failure, is_starved
-end
-
--- Asks for a token with the lock in hand, and lets all know. Returns whether no Lua state was left.
-local function fetch(self, flight, owner)
-  local answer, failure, is_starved = ask(self, flight, "fetch")
-  if is_starved then return true end
-  if answer then return resolve(self, flight, accept_token(self, flight, answer)) end
-  if failure then accept_failure(self, flight, failure, owner) end
-  local is_late = not failure or failure.code == "timeout"
-  if is_late and has_time_left(flight) then return self.queue:add(flight) end
-  resolve(self, flight, nil, failure or TIMEOUT)
+-- The seconds to wait before another attempt, or nil where there is to be none: the rules are the module's own.
+local function compute_retry_wait(self, flight, failure)
+  if not failure.retryable or failure.code == "no_memory" or flight.attempts > self.settings.retries then return nil end
+  if failure.code == "rate_limited" and not failure.retry_after then return nil end
+  if failure.code == "timeout" then return nil end -- see fetch
+  local backoff = BACKOFF_SECONDS * 2 ^ (flight.attempts - 1) * (0.9 + 0.2 * math.random())
+  local wait = math.max(backoff, failure.retry_after or 0)
+  local has_time = is_awaited(flight) and now() + wait + MIN_FETCH_SECONDS < flight.deadline
+  return has_time and wait or nil
 end
 
 -- Returns whether there is a poller.
@@ -182,7 +222,52 @@ local function ensure_poller(self)
   return self.poller ~= nil
 end
 
--- Another worker asks: what this flight waits for will be found in the dict.
+-- Arranges another attempt, if there is to be one. Returns whether it did.
+local function delay(self, flight, failure)
+  local wait = compute_retry_wait(self, flight, failure)
+  if not wait or not ensure_poller(self) then return false end
+  flight.last_failure, flight.wake_at = failure, now() + wait
+  self.delayed[flight] = true
+  -- for those who wait in another worker, should their time be over before the next attempt has ended
+  if flight.owner then self.store:put_report(flight.owner, failure, wait) end
+  return true
+end
+
+-- One attempt. Returns the answer; nil and a failure, or nil where there was no time for one; or nil, nil, true where
+-- that was not the end of it: the flight waits for another attempt, or, as no Lua state was left, is back in front of
+-- the queue. The fourth result is true for the latter.
+local function attempt(self, flight, name)
+  local answer, failure, is_starved = self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight))
+  if is_starved then
+    self.queue:add_first(flight)
+    return nil, nil, true, true
+  end
+  if answer or failure then flight.attempts = flight.attempts + 1 end
+  if failure and delay(self, flight, failure) then return nil, nil, true end
+  if answer or failure then self.endpoint:note_result(name, failure) end
+  return answer, failure
+end
+
+-- What those get whose flight had no time for another token request, or none at all.
+local function choose_failure(flight, failure)
+  return failure or flight.last_failure or TIMEOUT
+end
+
+-- Makes a token request with the lock in hand, and lets all know. Returns whether no Lua state was left.
+local function fetch(self, flight)
+  local answer, failure, is_pending, is_starved = attempt(self, flight, "fetch")
+  if is_pending then return is_starved end
+  if answer then return resolve(self, flight, accept_token(self, flight, answer)) end
+  if failure then accept_failure(self, flight, failure, flight.owner) end
+  local is_late = not failure or failure.code == "timeout"
+  if is_late and has_time_left(flight) then
+    unlock(self, flight)
+    return self.queue:add(flight)
+  end
+  resolve(self, flight, nil, choose_failure(flight, failure))
+end
+
+-- Another worker makes the token request: what this flight waits for will be found in the dict.
 local function watch(self, flight, holder)
   flight.holder = holder
   self.watched[flight.key] = flight
@@ -191,61 +276,97 @@ local function watch(self, flight, holder)
   resolve(self, flight, nil, { code = "internal" })
 end
 
-local function serve_key(self, flight)
+-- Returns whether the flight has its key's lock. Otherwise it is watched.
+local function lock(self, flight)
+  if flight.owner then return true end
   local owner = next_owner()
   local locked, holder = self.store:lock(flight.key, owner, self.settings.timeout + LOCK_SLACK_SECONDS)
-  if not locked then
-    watch(self, flight, holder)
-  elseif take_known(self, flight) then
-    self.store:unlock(flight.key, owner)
-  else
-    local ok, result = pcall(fetch, self, flight, owner)
-    self.store:unlock(flight.key, owner)
-    if not ok then error(result, 0) end
-    return result
-  end
+  if not locked then watch(self, flight, holder) end
+  flight.owner = locked and owner or nil
+  return locked
+end
+
+-- A flight that is to have another attempt keeps its lock; one that found no Lua state does not.
+local function serve_key(self, flight)
+  if not lock(self, flight) or take_known(self, flight) then return false end
+  local is_starved = fetch(self, flight)
+  if is_starved then unlock(self, flight) end
+  return is_starved
 end
 
 local function serve_login(self, flight)
-  local answer, failure, is_starved = ask(self, flight, "login")
-  if is_starved then return true end
+  local answer, failure, is_pending, is_starved = attempt(self, flight, "login")
+  if is_pending then return is_starved end
   flight.answer = answer
-  if not answer then failure = failure or TIMEOUT end
+  if answer and flight.subject then self.store:note_subject(flight.subject) end
+  if not answer then failure = choose_failure(flight, failure) end
   resolve(self, flight, nil, failure)
 end
 
 -- Returns whether no Lua state was left.
 local function serve(self, flight)
+  if flight.key then return serve_key(self, flight) end
+  return serve_login(self, flight)
+end
+
+local function make_overload(self, flight)
+  local seconds = math.max(1, math.min(MAX_OVERLOAD_SECONDS, self.queue:estimate_wait(flight)))
+  return { code = "overloaded", retry_after = seconds }
+end
+
+-- While others wait, a token request is not made that will probably be answered too late.
+local function is_too_late(self, flight)
+  if flight.renewed_end or self.queue:count_cold() == 0 then return false end
+  return flight.deadline - now() < self.endpoint:estimate_seconds()
+end
+
+-- Whether a flight that a runner has taken is to be served. Ends it, if not.
+local function is_servable(self, flight)
   if not is_wanted(self, flight) then
-    self.forget(flight)
-  elseif flight.key then
-    return serve_key(self, flight)
-  else
-    return serve_login(self, flight)
+    resolve(self, flight, nil, CLIENT_GONE)
+    return false
   end
+  if not is_too_late(self, flight) then return true end
+  resolve(self, flight, nil, flight.last_failure or make_overload(self, flight))
+  return false
 end
 
--- Returns whether there was a flight, and whether no Lua state was left for it.
-local function serve_next(self)
+local function take_servable(self)
   local flight = self.queue:take()
-  if not flight then return false end
-  local ok, result = pcall(serve, self, flight)
-  if ok then return true, result end
-  self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(result))
-  resolve(self, flight, nil, { code = "internal" })
-  return true
+  while flight and not is_servable(self, flight) do
+    self.queue:finish(flight)
+    flight = self.queue:take()
+  end
+  return flight
 end
 
--- Serves flights until the queue is empty, each with a permit.
+local continue_elsewhere
+
+-- Serves the next flight, with a permit in hand. Returns it (nil where there is none that may be taken), and whether no
+-- Lua state was left.
+local function serve_next(self)
+  local flight = take_servable(self)
+  if not flight then return nil end
+  continue_elsewhere(self)
+  local ok, is_starved = pcall(serve, self, flight)
+  if ok then return flight, is_starved end
+  self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(is_starved))
+  resolve(self, flight, nil, { code = "internal" })
+  return flight, false
+end
+
+-- Serves flights until there is none that may be taken.
 local function drain_queue(self)
-  local was_served, is_starved
+  local is_starved
   repeat
-    local ok
+    local began = now()
     permits.acquire(is_starved)
-    ok, was_served, is_starved = pcall(serve_next, self)
+    local ok, flight, result = pcall(serve_next, self)
     permits.release()
-    if not ok then error(was_served, 0) end
-  until not was_served
+    if not ok then error(flight, 0) end
+    is_starved = result
+    if flight then self.queue:finish(flight, not is_starved and now() - began or nil) end
+  until not flight
 end
 
 -- The body of a runner. What is under way goes on while the worker winds up (premature): requests wait for it.
@@ -270,7 +391,7 @@ local function count_runners(self)
   return count, is_pending
 end
 
--- Has one more runner started where there may be more. Returns whether there is any.
+-- Starts one more runner where there may be more. Returns whether there is any.
 local function start_runner(self)
   local count = count_runners(self)
   if count >= self.settings.max_inflight then return true end
@@ -279,10 +400,22 @@ local function start_runner(self)
   return ticket ~= nil or count > 0
 end
 
+-- Starts one more runner, unless one is about to begin, if there is a flight for it: runners end while unknown flights
+-- have all the runners that they may have.
+function continue_elsewhere(self)
+  if self.queue:has_next() and not select(2, count_runners(self)) then start_runner(self) end
+end
+
+-- Puts a flight back into the queue, in front of those of its class.
+local function requeue(self, flight)
+  self.queue:add_first(flight)
+  start_runner(self)
+end
+
 -- Looks after a flight whose key another worker has locked. Returns whether that is over.
 local function check_watched(self, flight)
   if not is_wanted(self, flight) then
-    self.forget(flight)
+    resolve(self, flight, nil, CLIENT_GONE)
     return true
   end
   if take_known(self, flight) then return true end
@@ -297,30 +430,47 @@ local function check_watched(self, flight)
     resolve(self, flight, nil, report)
     return true
   end
-  self.queue:add_first(flight)
-  start_runner(self)
+  requeue(self, flight)
   return true
 end
 
-local function check_all_watched(self)
-  for name, flight in pairs(self.watched) do
-    local ok, is_over = pcall(check_watched, self, flight)
+-- Looks after a flight that waits for another attempt. Returns whether that is over.
+local function check_delayed(self, flight)
+  if not is_wanted(self, flight) then
+    resolve(self, flight, nil, CLIENT_GONE)
+    return true
+  end
+  if now() < flight.wake_at then return false end
+  requeue(self, flight)
+  return true
+end
+
+-- Calls check for each flight of a table, and removes those that it is done with.
+local function check_each(self, some, get_flight, check)
+  for name, value in pairs(some) do
+    local flight = get_flight(name, value)
+    local ok, is_over = pcall(check, self, flight)
     if not ok then
-      self.log(ngx.ERR, "a fault of icptoken: " .. tostring(is_over))
+      self.log(ngx.ERR, "internal error while waiting for a token: " .. tostring(is_over))
       resolve(self, flight, nil, { code = "internal" })
     end
-    if not ok or is_over then self.watched[name] = nil end
+    if not ok or is_over then some[name] = nil end
   end
+end
+
+local function check_all(self)
+  check_each(self, self.watched, function(_, flight) return flight end, check_watched)
+  check_each(self, self.delayed, function(flight) return flight end, check_delayed)
 end
 
 -- The body of the poller.
 function poll(_, self, ticket)
   if self.poller ~= ticket then return end -- it was given up for lost
   ticket.began = true
-  check_all_watched(self)
-  while next(self.watched) do
+  check_all(self)
+  while next(self.watched) or next(self.delayed) do
     ngx.sleep(POLL_SECONDS)
-    check_all_watched(self)
+    check_all(self)
   end
   self.poller = nil
 end
@@ -328,11 +478,13 @@ end
 -- Sees to it that somebody looks after a flight that was there already.
 local function ensure_served(self, flight)
   if flight.list and not select(2, count_runners(self)) then start_runner(self) end
-  if self.watched[flight.key] == flight then ensure_poller(self) end
+  if self.watched[flight.key] == flight or self.delayed[flight] then ensure_poller(self) end
 end
 
+-- Queues a new flight. Returns it, or nil and a failure.
 local function add_flight(self, flight)
   local problem
+  flight.attempts, flight.descriptors = 0, {}
   flight.semaphore, problem = semaphore.new(0)
   if not flight.semaphore then
     self.log(ngx.ERR, "no semaphore: " .. tostring(problem))
@@ -351,20 +503,41 @@ local function tell_not_started(self)
     .. "nginx.conf, and lua_code_cache on? Until then requests are answered with 503")
 end
 
--- May a new cold flight be queued?
+-- Why no flight can be queued at all, or nil.
 local function find_obstacle(self)
   if not self.started then tell_not_started(self) end
   if not self.started or self.broken then return { code = "not_started" } end
-  if self.queue:is_full(self.settings.max_queue, is_awaited, self.forget) then return { code = "queue_full" } end
+end
+
+-- Whether a flight that comes now would wait too long.
+local function is_hopeless(self, flight)
+  local wait = self.queue:estimate_wait(flight)
+  return wait > 0 and wait + self.endpoint:estimate_seconds() > WAIT_MARGIN * self.settings.timeout
+end
+
+-- Why a flight that somebody will wait for is not to be queued, or nil. Who cannot be served learns it now.
+local function find_shortage(self, flight)
+  local limit = self.settings.max_queue
+  if is_hopeless(self, flight) or self.queue:count_cold() >= limit then self.queue:sweep(is_present, self.drop) end
+  if is_hopeless(self, flight) then return make_overload(self, flight) end
+  return not self.queue:make_room(flight, limit, self.displace) and QUEUE_FULL or nil
+end
+
+local function is_client_gone()
+  local descriptor = client.get_descriptor()
+  return descriptor ~= nil and client.are_gone { descriptor }
 end
 
 local function wait(self, flight, deadline)
   local started = now()
   flight.deadline = math.max(flight.deadline or 0, deadline)
+  client.add_descriptor(flight.descriptors, client.get_descriptor())
   flight.semaphore:wait(math.max(0, deadline - started))
   self.metrics:observe("wait_seconds", now() - started)
+  -- the answer may have come after that
+  if flight.credential_end and now() >= flight.credential_end then return nil, { code = "unauthorized" } end
   if flight.done then return flight.authorization, flight.failure end
-  return nil, { code = "timeout" }
+  return nil, flight.last_failure or flight.holder and self.store:get_report(flight.holder) or TIMEOUT
 end
 
 -- Somebody needs what was only to be renewed.
@@ -373,17 +546,27 @@ local function turn_cold(self, flight)
   if flight.list then self.queue:add(flight) end
 end
 
+-- Queues a flight that somebody will wait for. Returns it, or nil and a failure.
+local function add_cold(self, flight)
+  if not flight.subject or not self.store:is_subject_known(flight.subject) then flight.client = self.find_address() end
+  local failure = find_shortage(self, flight)
+  if failure then return nil, failure end
+  return add_flight(self, flight)
+end
+
 -- A new flight that somebody will wait for; nil and a failure where there can be none.
 local function begin_cold(self, name, make_request)
-  local request, credential_end = make_request()
+  if is_client_gone() then return nil, CLIENT_GONE end
+  local request, credential_end, subject = make_request()
   if not request then return nil, credential_end end
   local failure = self.store:get_refusal(name) or find_obstacle(self)
   if failure then return nil, failure end
-  return add_flight(self, { key = name, request = request, credential_end = credential_end })
+  return add_cold(self, { key = name, request = request, credential_end = credential_end, subject = subject })
 end
 
 --- Waits for a key's token. Returns its Authorization value, or nil and a failure. make_request is called for a new
--- question; it returns the request and when the credential ends (or nil), or nil and a failure.
+-- token request; it returns the request, when the credential expires (or nil), and a name of the credential; or nil and
+-- a failure.
 function flights_methods:obtain(name, make_request)
   local flight, failure = self.by_key[name]
   if not flight then
@@ -396,8 +579,8 @@ function flights_methods:obtain(name, make_request)
   return wait(self, flight, now() + self.settings.timeout)
 end
 
---- Has a key's token renewed, which is good until renewed_end, behind all who wait for one, if there is room in the
--- queue. Returns at once; false where its renewals pause, as one has failed.
+--- Has a key's token renewed, which is good until renewed_end, if there is room in the queue. Returns at once; false
+-- where its renewals pause, as one has failed.
 function flights_methods:renew(name, renewed_end, make_request)
   local flight = self.by_key[name]
   if flight then
@@ -406,18 +589,20 @@ function flights_methods:renew(name, renewed_end, make_request)
   end
   if is_paused(self, name) then return false end
   if find_obstacle(self) or self.queue:count_renewals() >= self.settings.max_queue then return true end
-  local request, credential_end = make_request()
+  local request, credential_end, subject = make_request()
   if not request then return true end
-  add_flight(self, { key = name, request = request, credential_end = credential_end,
+  add_flight(self, { key = name, request = request, credential_end = credential_end, subject = subject,
     renewed_end = renewed_end })
   return true
 end
 
---- Waits for a log-in with this user name and password. Returns { token, expires_at } or nil and a failure.
-function flights_methods:log_in(request)
+--- Waits for a login with this user name and password. subject: a name of them. Returns { token, expires_at } or nil
+-- and a failure.
+function flights_methods:log_in(request, subject)
+  if is_client_gone() then return nil, CLIENT_GONE end
   local obstacle = find_obstacle(self)
   if obstacle then return nil, obstacle end
-  local flight, problem = add_flight(self, { request = request })
+  local flight, problem = add_cold(self, { request = request, subject = subject })
   if not flight then return nil, problem end
   local _, failure = wait(self, flight, now() + self.settings.timeout)
   return flight.answer, failure

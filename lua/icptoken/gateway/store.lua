@@ -35,6 +35,14 @@ local MAX_RECENT = 256
 -- Pauses between renewals that fail: 1 s, 2 s, 4 s … 60 s.
 local MAX_PAUSE_SECONDS = 60
 
+-- A credential counts as known for so long after it had a token: as long as an ID token of ICP lasts.
+local SUBJECT_SECONDS = 12 * 3600
+
+-- Keys that failed one after the other: so many are remembered, by their first bytes, for so long after the last one.
+local MAX_FAILING_KEYS = 4
+local FAILING_KEY_BYTES = 8
+local FAILING_SECONDS = 120
+
 -- How long workers can read what became of a fetch that failed.
 local REPORT_SECONDS = 2
 
@@ -166,9 +174,9 @@ local function get_failure(self, name)
   return { code = code, retry_after = retry_after > 0 and retry_after or nil }
 end
 
---- Tells who waits for an owner's fetch why it failed.
-function store_methods:put_report(owner, failure)
-  put_failure(self, "r" .. owner, failure, REPORT_SECONDS)
+--- Tells who waits for an owner's fetch why it failed. more_seconds: to be read so much longer than usual.
+function store_methods:put_report(owner, failure, more_seconds)
+  put_failure(self, "r" .. owner, failure, REPORT_SECONDS + (more_seconds or 0))
 end
 
 --- Why an owner's fetch failed, or nil.
@@ -184,6 +192,42 @@ end
 --- How the endpoint refused a key's credential a moment ago, or nil.
 function store_methods:get_refusal(key)
   return get_failure(self, "f" .. key)
+end
+
+--- Notes that a credential had a token. subject: a name of the credential.
+function store_methods:note_subject(subject)
+  local _, _, end_at = decode(self.dict:get("c" .. subject))
+  if end_at and end_at - now() > SUBJECT_SECONDS / 2 then return end
+  put(self, "c" .. subject, "", SUBJECT_SECONDS)
+end
+
+--- Forgets that, as the credential was refused.
+function store_methods:forget_subject(subject)
+  self.dict:delete("c" .. subject)
+end
+
+--- Whether a credential had a token recently.
+function store_methods:is_subject_known(subject)
+  return decode(self.dict:get("c" .. subject)) ~= nil
+end
+
+--- Counts a key whose token request failed, and returns how many different ones have since the endpoint last answered,
+-- up to MAX_FAILING_KEYS.
+function store_methods:count_failing(endpoint, key)
+  local name = "k" .. endpoint
+  local text = decode(self.dict:get(name)) or ""
+  local mark = sub(key or "", 1, FAILING_KEY_BYTES)
+  for first = 1, #text, FAILING_KEY_BYTES do
+    if sub(text, first, first + FAILING_KEY_BYTES - 1) == mark then return #text / FAILING_KEY_BYTES end
+  end
+  text = sub(mark .. text, 1, MAX_FAILING_KEYS * FAILING_KEY_BYTES)
+  put(self, name, text, FAILING_SECONDS)
+  return #text / FAILING_KEY_BYTES
+end
+
+--- Begins that count again: the endpoint has answered.
+function store_methods:clear_failing(endpoint)
+  self.dict:delete("k" .. endpoint)
 end
 
 --- Whether renewals of a subject (a key, or an endpoint's fingerprint) wait.
