@@ -79,6 +79,7 @@ int token_fetch(lua_State *L, int index, int argument) {
     if (!same_credential(&settings, &call.client->settings)) call.settings = &settings;
     call.timeout_ms = settings.timeout_ms;
     call.retries = settings.retries;
+    call.hedge_ms = settings.hedge_after_ms;
   }
   return call_run(L, &call, index, CLIENT_RUN_FETCH);
 }

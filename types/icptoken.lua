@@ -68,6 +68,7 @@
 ---@field password? string
 ---@field timeout? number seconds
 ---@field retries? integer
+---@field hedge_after? number seconds
 
 ---@class icptoken.Options
 ---@field host? string name or IP number of the master
@@ -97,6 +98,7 @@
 ---@field timeout? number seconds, 30
 ---@field connect_timeout? number seconds, 10
 ---@field retries? integer 2
+---@field hedge_after? number seconds until another attempt is made beside one that hangs; off
 ---@field proxy? string
 ---@field no_proxy? string
 ---@field resolve? table<string, string|string[]> "host:port" to IP number
