@@ -163,6 +163,20 @@ function gateway_methods:authorize()
   ngx.var.icptoken_authorization = authorization
 end
 
+--- For set_by_lua: the key of limit_req_zone and limit_conn_zone. Returns what tells the request's client from others
+-- (its address, or what the option client_address says) if the credential has had no token recently, and "", for which
+-- nginx sets no limit, if it has, or if there is none, as such a request costs nothing. Never raises.
+function gateway_methods:limit_key()
+  local ok, limit_key = call(function()
+    local kind, text, first = find_credential(self)
+    if not kind or self.store:is_subject_known(name_subject(self.key_bases[kind], text, first)) then return "" end
+    return client_reader.find_address(self.settings.client_address, call_user)
+  end)
+  if ok then return limit_key end
+  log(ngx.ERR, "limit_key failed at " .. limit_key)
+  return ""
+end
+
 -- The first Bearer challenge among the upstream's headers, or nil.
 local function read_challenge()
   local value = ngx.header["WWW-Authenticate"]

@@ -78,7 +78,7 @@ describe("while the endpoint hangs", function()
     return percentile, waiters, slept
   end
 
-  it("a cached token and another location are served as ever, and others learn by the deadline that it hangs", function()
+  it("a cached token and another location are served as ever, and others learn in time that it hangs", function()
     local cached = request_cold "cached/image"
     assert.equal(200, load.request(server.port, cached).status)
     local quiet, hanging = {}, {}

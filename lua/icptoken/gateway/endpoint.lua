@@ -25,6 +25,12 @@ local TELL_SECONDS = 60
 local STATE_SECONDS = 10
 -- A token request may wait for a thread for this share of `timeout` before the log says that threads are too few.
 local MAX_DELAY_SHARE = 0.1
+-- An attempt that takes longer than this share of the recent answers, by this factor, gets another one beside it: not
+-- sooner than after MIN_HEDGE_SECONDS; and where too few answers are known, after DEFAULT_HEDGE_SECONDS.
+local HEDGE_SHARE, HEDGE_FACTOR, MIN_HEDGE_SECONDS, DEFAULT_HEDGE_SECONDS = 0.9, 2, 0.1, 1
+-- Each token request earns so much of an attempt beside another, and so many can be saved: attempts beside others add
+-- no more than this share to the load of an endpoint that is slow for all.
+local HEDGE_EARNINGS, MAX_HEDGE_BUDGET = 0.4, 20
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
 -- This share of the answers comes within what estimate_seconds returns, which is at least MIN_SECONDS and at most one
@@ -34,8 +40,8 @@ local USUAL_SHARE, MIN_SECONDS, MAX_TIMEOUT_SHARE, DEFAULT_TIMEOUT_SHARE = 0.95,
 --- settings: thread_pool, timeout (seconds), client and login (who asks for tokens and who logs in: name, options, and
 -- URL for logs).
 function endpoint.new(settings, tokens, metrics, log)
-  return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log, latency = latency.new() },
-    endpoint_meta)
+  return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log, latency = latency.new(),
+    hedge_budget = MAX_HEDGE_BUDGET / 2 }, endpoint_meta)
 end
 
 -- What is known of this worker's thread pools, by name: how many calls are under way, and of how many threads it is
@@ -74,6 +80,21 @@ local function note_thread(self, pool, posted_at, others, times)
   if has_waited and busy_until and busy_until > posted_at and others >= pool.threads then tell_shortage(self) end
 end
 
+-- After how many seconds an attempt that starts now is to get another one beside it, or nil for never.
+local function choose_hedge(self)
+  local own = self.settings.hedge_after
+  if own ~= nil then return own or nil end
+  if self.hedge_budget < 1 then return nil end
+  local usual = self.latency:quantile(HEDGE_SHARE)
+  return usual and math.max(MIN_HEDGE_SECONDS, HEDGE_FACTOR * usual) or DEFAULT_HEDGE_SECONDS
+end
+
+-- Those beside the first of a token request are paid for.
+local function count_attempts(self, attempts)
+  if not attempts then return end
+  self.hedge_budget = math.min(MAX_HEDGE_BUDGET, self.hedge_budget + HEDGE_EARNINGS - (attempts - 1))
+end
+
 -- One call of a thread. Returns the answer; nil and a failure; or nil, nil where no request was made, and whether that
 -- was because no Lua state was left.
 local function call_thread(self, name, client, request)
@@ -89,11 +110,13 @@ local function call_thread(self, name, client, request)
   end
   note_thread(self, pool, posted_at, others, times)
   if answer then
-    self.latency:add(times.ended_at - times.began_at)
+    if answer.seconds then self.latency:add(answer.seconds) end
+    count_attempts(self, answer.attempts)
     return answer
   end
   if code == "not_asked" then return nil end
   details = type(details) == "table" and details or {}
+  count_attempts(self, details.attempts)
   local retry_after = details.retry_after and math.min(details.retry_after, MAX_RETRY_AFTER)
   return nil, { code = code, message = message, status = details.status, retry_after = retry_after,
     retryable = details.retryable, timeout = details.timeout }
@@ -151,6 +174,7 @@ end
 -- began.
 function endpoint_methods:ask(name, request, deadline)
   request.deadline, request.retries = deadline, 0
+  request.hedge_after = name == "fetch" and choose_hedge(self) or nil
   local answer, failure, is_starved = measure(self, name, get_client(self, name), request)
   if failure then
     local is_of_key = OF_ONE_KEY[failure.code] and (failure.status or 0) < 500

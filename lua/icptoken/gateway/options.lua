@@ -4,6 +4,7 @@ local options = {}
 
 local function is_string(value) return type(value) == "string" and value ~= "" end
 local function is_seconds(value) return type(value) == "number" and value > 0 and value < 1e6 end
+local function is_hedge(value) return value == false or is_seconds(value) end
 local function is_count(value) return type(value) == "number" and value >= 1 and value <= 1e6 and value % 1 == 0 end
 -- The name of a variable of nginx, or a function.
 local function is_source(value)
@@ -32,6 +33,7 @@ local OPTIONS = {
   { "timeout", is_seconds, "a number of seconds above 0", 10 },
   { "max_inflight", is_count, "a whole number above 0", 8 },
   { "max_queue", is_count, "a whole number above 0", 1000 },
+  { "hedge_after", is_hedge, "a number of seconds above 0, or false" },
   { "error_ttl", is_seconds, "a number of seconds above 0", 5 },
   { "dict", is_string, "the name of a lua_shared_dict", "icptoken" },
   { "thread_pool", is_string, "the name of a thread_pool", "icptoken" },

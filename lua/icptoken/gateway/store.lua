@@ -32,6 +32,10 @@ local AUTHORIZATION = [[\ABearer [A-Za-z0-9._~+/-]+=*\z]]
 -- How many records of tokens are known to be right, at most twice that many at a time.
 local MAX_RECENT = 256
 
+-- Expired records are looked for once in so many writes, where less than this share of the dict is free; so many of
+-- them are removed at a time.
+local SWEEP_PUTS, MIN_FREE_SHARE, MAX_SWEPT = 200, 0.25, 2000
+
 -- Pauses between renewals that fail: 1 s, 2 s, 4 s … 60 s.
 local MAX_PAUSE_SECONDS = 60
 
@@ -67,7 +71,18 @@ local function decode(value)
   return sub(value, HEAD_BYTES + 1), times.mark_seconds + times.mark_milliseconds / 1000, end_at
 end
 
+-- ngx_lua makes room in a dict by removing what was used least recently, expired or not, and looks for expired records
+-- only at that end. Short-lived records would so push out tokens that are good but idle. So expired ones are removed
+-- now and then, where the dict has become full: the work is a walk over all records, once for many that were put.
+local function sweep(self)
+  self.puts = self.puts + 1
+  if self.puts < SWEEP_PUTS then return end
+  self.puts = 0
+  if self.dict:free_space() < self.dict:capacity() * MIN_FREE_SHARE then self.dict:flush_expired(MAX_SWEPT) end
+end
+
 local function put(self, name, text, seconds, mark)
+  sweep(self)
   seconds = math.max(MIN_SECONDS, seconds)
   local stored, problem, forced = self.dict:set(name, encode(now() + seconds, mark or 0, text), seconds)
   if forced then self.on_eviction() end
@@ -76,7 +91,7 @@ end
 
 --- The store in a dict. on_eviction is called when something that had not ended made room.
 function store.new(dict, on_eviction)
-  return setmetatable({ dict = dict, on_eviction = on_eviction, recent = {}, recent_count = 0, older = {} }, store_meta)
+  return setmetatable({ dict = dict, on_eviction = on_eviction, puts = 0, recent = {}, recent_count = 0, older = {} }, store_meta)
 end
 
 --- Whether a token may stand in a header.
