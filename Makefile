@@ -137,7 +137,9 @@ bench-gateway: ## the hook beside plain nginx, and cold fetches a second
 	@scripts/setup bench
 	@bench/gateway/run
 
-bench-attacks: for-specs ## what others notice of attacks on the gateway, and of overloads
+bench-attacks: ## what others notice of attacks on the gateway, and of overloads
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory --silent for-specs LUA=luajit
 	@luajit bench/gateway/attacks.lua
 
 install: all ## install into PREFIX, below DESTDIR

@@ -229,7 +229,7 @@ local function delay(self, flight, failure)
   flight.last_failure, flight.wake_at = failure, now() + wait
   self.delayed[flight] = true
   -- for those who wait in another worker, should their time be over before the next attempt has ended
-  if flight.owner then self.store:put_report(flight.owner, failure, wait) end
+  if flight.owner then self.store:put_report(flight.owner, failure, flight.deadline - now()) end
   return true
 end
 
@@ -248,9 +248,10 @@ local function attempt(self, flight, name)
   return answer, failure
 end
 
--- What those get whose flight had no time for another token request, or none at all.
+-- What those get whose flight failed: what the cluster said, if it ever did, rather than that there was no time left.
 local function choose_failure(flight, failure)
-  return failure or flight.last_failure or TIMEOUT
+  if failure and failure.code ~= "timeout" then return failure end
+  return flight.last_failure or failure or TIMEOUT
 end
 
 -- Makes a token request with the lock in hand, and lets all know. Returns whether no Lua state was left.

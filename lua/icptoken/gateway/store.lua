@@ -91,7 +91,8 @@ end
 
 --- The store in a dict. on_eviction is called when something that had not ended made room.
 function store.new(dict, on_eviction)
-  return setmetatable({ dict = dict, on_eviction = on_eviction, puts = 0, recent = {}, recent_count = 0, older = {} }, store_meta)
+  return setmetatable({ dict = dict, on_eviction = on_eviction, puts = 0, recent = {}, recent_count = 0, older = {} },
+    store_meta)
 end
 
 --- Whether a token may stand in a header.

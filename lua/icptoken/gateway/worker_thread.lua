@@ -45,10 +45,10 @@ local function set_timeout(request)
   return request.timeout
 end
 
--- A failure as the functions here give it: with the time that there was.
-local function fail(seconds, message, code, details)
+-- A failure as the functions here give it: with the time that there was, and how many attempts were made in it.
+local function fail(seconds, message, code, details, attempts)
   details = details or {}
-  details.timeout = seconds
+  details.timeout, details.attempts = seconds, attempts
   return nil, message, code, details
 end
 
@@ -71,14 +71,11 @@ local function fetch(gateway, options, request)
   answer, message, code, details = client:fetch(request)
   local stats = client:stats()
   local attempts = stats.attempts - attempts_before
-  if not answer then
-    details = details or {}
-    details.attempts = attempts
-    return fail(seconds, message, code, details)
-  end
+  if not answer then return fail(seconds, message, code, details, attempts) end
   -- the module's times are on the wall clock, which counts from here on no more
   local offset = clock.now() - clock.wall()
-  return { token = answer.token, attempts = attempts, seconds = stats.timings.total, refresh_at = answer.refresh_at + offset,
+  return { token = answer.token, attempts = attempts, seconds = stats.timings.total,
+    refresh_at = answer.refresh_at + offset,
     end_at = answer.expires_at + offset - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
