@@ -30,7 +30,7 @@ describe("past capacity", function()
 
   setup(function()
     server = bed:start { workers = 1, locations = gateway_probe.LOCATIONS,
-      gateway = ("timeout = %d, hedge_after = false, max_inflight = %d"):format(TIMEOUT, MAX_INFLIGHT) }
+      gateway = ("timeout = %d, max_inflight = %d"):format(TIMEOUT, MAX_INFLIGHT) }
   end)
   before_each(function()
     bed.stub:plan { delay = { before = DELAY }, times = "forever" }
@@ -104,7 +104,7 @@ describe("a wait before another attempt", function()
   end
 
   it("that no attempt can follow in time ends with what the cluster said", function()
-    local server = bed:start { workers = 2, gateway = "timeout = 3, hedge_after = false, retries = 2" }
+    local server = bed:start { workers = 2, gateway = "timeout = 3, retries = 2" }
     bed.stub:plan({ status = 500 }, { raw = HANG.raw, ["end"] = HANG["end"], times = "forever" })
     local answers = load.run(server.port, 20, function() return request "said" end)
     assert.same({ [502] = 20 }, load.count(answers))
@@ -117,7 +117,7 @@ end)
 
 describe("one answer in five that hangs", function()
   it("delays its own request alone, and for moments", function()
-    local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 4" }
+    local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 4, hedge_after = NONE" }
     local orders = {}
     for i = 1, 100, 2 do
       orders[i] = { delay = { before = 0.01 }, times = 4 }
@@ -131,7 +131,7 @@ describe("one answer in five that hangs", function()
 
   it("adds no more than its budget to an endpoint that is slow for all", function()
     local REQUESTS, BUDGET, SHARE = 60, 10, 0.4
-    local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1" }
+    local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1, hedge_after = NONE" }
     bed.stub:plan { delay = { before = 0.01 }, times = 16 }
     load.run(server.port, 16, function(i) return request("quick" .. i) end, 1)
     bed.stub:reset()
@@ -193,7 +193,7 @@ end)
 
 describe("an ID token that expires while its answer is under way", function()
   it("gets no token", function()
-    local server = bed:start { workers = 1, gateway = "timeout = 60, hedge_after = false" }
+    local server = bed:start { workers = 1, gateway = "timeout = 60" }
     local id_token = cases.make_jwt(('{"exp":%d}'):format(os.time() + 3))
     bed.stub:set { id_tokens = { id_token } }
     bed.stub:plan { delay = { before = 5 } }

@@ -151,7 +151,7 @@ describe("a client that closes its connection", function()
   local server
 
   setup(function()
-    server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1, hedge_after = false",
+    server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1",
       locations = gateway_probe.LOCATIONS,
       servers = ([[
         server {
