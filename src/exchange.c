@@ -49,7 +49,7 @@ static void start_attempt(struct exchange *exchange, struct pool *pool,
 /* Makes a spare ready for the same request. False when memory is short. */
 static bool ready_spare(struct exchange *exchange, struct spare *spare, struct pool *pool,
                         const struct circumstances *about) {
-  struct transfer_problem problem;
+  struct transfer_problem problem = {CURLE_OK, NULL};
   struct transfer *transfer = &spare->transfer;
   if (transfer->easy == NULL &&
       !transfer_open(transfer, pool, about->endpoint, about->settings, &problem)) {
