@@ -3,8 +3,8 @@
 --   unknown   somebody waits for them, and their credential has not: it may be anything that a stranger made up;
 --   renewals  of tokens that are still good (flights with a field renewed_end).
 -- Known flights go first. Unknown ones have at most half of the runners, and their clients take turns, so that nobody
--- gets more by asking more often. Renewals go last, but one of them goes first whenever none is with a runner and the
--- one before was something else, so that they go on whatever the load. In its class, and for unknown ones among those
+-- gets more by asking more often. Renewals go last. But whenever none of the renewals is with a runner, and the flight
+-- taken before was something else, one of them goes first; and so for the unknown ones: whatever the load, they go on. In its class, and for unknown ones among those
 -- of its client, a flight is served first in, first out.
 --
 -- A renewal that somebody came to wait for is added once more, as a known one, and its old position is void: a flight's
@@ -80,7 +80,7 @@ end
 --- An empty one. metrics: where the known and unknown ones are counted. runners: how many there may be.
 function queue.new(metrics, runners)
   return setmetatable({ metrics = metrics, runners = runners, known_list = new_list(), renewals = new_list(),
-    by_client = {}, ring = {}, ring_first = 1, ring_last = 0, sweep_at = 0, is_renewal_next = true,
+    by_client = {}, ring = {}, ring_first = 1, ring_last = 0, sweep_at = 0, last_taken = nil,
     known = new_class(), unknown = new_class(), renewal = new_class() }, queue_meta)
 end
 
@@ -155,13 +155,19 @@ local function get_unknown_runners(self)
   return math.max(1, math.floor(self.runners / 2))
 end
 
+-- Whether a class has to go on although others go before it.
+local function is_overdue(self, class_name)
+  local class = self[class_name]
+  return class.waiting > 0 and class.running == 0 and self.last_taken ~= class_name
+end
+
 -- Which class is next, or nil.
 local function choose_class(self)
-  local has_renewal = self.renewal.waiting > 0
-  if has_renewal and self.renewal.running == 0 and self.is_renewal_next then return "renewal" end
+  if is_overdue(self, "renewal") then return "renewal" end
+  if is_overdue(self, "unknown") then return "unknown" end
   if self.known.waiting > 0 then return "known" end
   if self.unknown.waiting > 0 and self.unknown.running < get_unknown_runners(self) then return "unknown" end
-  return has_renewal and "renewal" or nil
+  return self.renewal.waiting > 0 and "renewal" or nil
 end
 
 --- Whether there is a flight that a runner may take now.
@@ -179,7 +185,7 @@ function queue_methods:take()
   else
     flight = pop_first(class_name == "known" and self.known_list or self.renewals)
   end
-  self.is_renewal_next = class_name ~= "renewal"
+  self.last_taken = class_name
   count_waiting(self, class_name, -1)
   local class = self[class_name]
   class.running = class.running + 1
