@@ -4,8 +4,8 @@
 --   renewals  of tokens that are still good (flights with a field renewed_end).
 -- Known flights go first. Unknown ones have at most half of the runners, and their clients take turns, so that nobody
 -- gets more by asking more often. Renewals go last. But whenever none of the renewals is with a runner, and the flight
--- taken before was something else, one of them goes first; and so for the unknown ones: whatever the load, they go on. In its class, and for unknown ones among those
--- of its client, a flight is served first in, first out.
+-- taken before was something else, one of them goes first; and so for the unknown ones: whatever the load, they go on.
+-- In its class, and for unknown ones among those of its client, a flight is served first in, first out.
 --
 -- A renewal that somebody came to wait for is added once more, as a known one, and its old position is void: a flight's
 -- field `list` names the list where its true position is.
