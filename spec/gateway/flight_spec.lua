@@ -108,7 +108,7 @@ local function count_overlapping(times, seconds)
 end
 
 describe("many credentials at once", function()
-  -- Asserts that all are served, and that at most so many token requests a worker were under way, and more than half.
+  -- Asserts that all are served, and that at most so many token requests a worker were under way, and no less than half.
   local function assert_served(credentials, repository, most)
     bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
     local answers = load.run(server.port, CREDENTIALS, function(i)
@@ -121,7 +121,7 @@ describe("many credentials at once", function()
       workers = workers + 1
       local overlapping = count_overlapping(times, QUICK_SECONDS)
       assert.is_true(overlapping <= most, overlapping .. " token requests at once")
-      assert.is_true(overlapping > most / 2, "only " .. overlapping .. " token requests at once")
+      assert.is_true(overlapping >= most / 2, "only " .. overlapping .. " token requests at once")
     end
     assert.equal(2, workers)
   end

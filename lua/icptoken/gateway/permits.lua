@@ -87,9 +87,6 @@ end
 -- no Lua state. Each permit is returned with release(), whatever happened in between. Raises, without a permit, where
 -- there is no memory for a semaphore.
 function permits.acquire(is_first)
-  -- a call that fails does not yield: without this, a runner would try for ever while a call without a permit holds the
-  -- state, whose end nginx could not see
-  if is_first then ngx.sleep(MIN_WAIT_SECONDS) end
   if (is_first or first > last) and take() then return end
   local waiter = { semaphore = assert(semaphore.new(0)), has_permit = false, is_first = false }
   join_line(waiter, is_first)
