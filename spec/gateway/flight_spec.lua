@@ -108,7 +108,7 @@ local function count_overlapping(times, seconds)
 end
 
 describe("many credentials at once", function()
-  -- Asserts that all are served, and that at most so many token requests a worker were under way, and no less than half.
+  -- Asserts that all are served, and that at most so many token requests a worker were under way, and at least half.
   local function assert_served(credentials, repository, most)
     bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
     local answers = load.run(server.port, CREDENTIALS, function(i)
