@@ -137,6 +137,11 @@ bench-gateway: ## the hook beside plain nginx, and cold fetches a second
 	@scripts/setup bench
 	@bench/gateway/run
 
+bench-attacks: ## what others notice of attacks on the gateway, and of overloads
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory --silent for-specs LUA=luajit
+	@luajit bench/gateway/attacks.lua
+
 install: all ## install into PREFIX, below DESTDIR
 	install -d '$(DESTDIR)$(INST_LIBDIR)' $(sort $(foreach file,$(LUA_FILES),'$(DESTDIR)$(INST_LUADIR)/$(dir $(file))'))
 	install -m 755 $(MODULE) '$(DESTDIR)$(INST_LIBDIR)/icptoken.so'
@@ -154,4 +159,4 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: all for-specs setup demo run-demo demo-gateway run-demo-gateway stub test test-deep test-on spec asan valgrind \
-  valgrind-gateway fuzz lint format bench bench-gateway install uninstall clean help
+  valgrind-gateway fuzz lint format bench bench-gateway bench-attacks install uninstall clean help

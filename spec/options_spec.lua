@@ -41,7 +41,7 @@ describe("options", function()
     account = { 1 }, client_id = { 1 }, offline_token = { "true", 1 }, cacert = { 1 }, capath = { 1 },
     insecure = { 1, "true" }, cert = { 1 }, key = { 1 }, key_password = { 1 },
     pinned_public_key = { 1 }, tls_min = { 1.2 }, timeout = { "30", true }, connect_timeout = { "1" },
-    retries = { "2" }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
+    retries = { "2" }, hedge_after = { "1", true }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
     http_version = { 1.1 }, headers = { "A: b", 1 }, user_agent = { 1 }, max_body_bytes = { "1" },
     parallel = { "2", true, {} }, login = { 1, true, "admin", print },
   }
@@ -55,6 +55,7 @@ describe("options", function()
     { "port", { 0, -1, 65536, 1.5, nan, infinity } },
     { "timeout", { 0, -1, nan, infinity, -infinity, 2147484, 1e300 } },
     { "connect_timeout", { 0, -0.5, nan, infinity, 2147484 } },
+    { "hedge_after", { 0, -1, nan, infinity } },
     { "retries", { -1, 1.5, nan, infinity, 101 } },
     { "max_body_bytes", { 0, -1, 0.5, infinity } },
     { "parallel", { 0, -1, 257, 1.5, nan, infinity } },

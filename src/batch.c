@@ -67,7 +67,7 @@ static void fail_no_memory(lua_State *L, struct batch *batch, struct slot *slot)
 /* Begins the slot's request, again or for the first time, with the credential in use. */
 static void begin_exchange(lua_State *L, struct batch *batch, struct slot *slot) {
   struct call *call = batch->call;
-  exchange_begin(&slot->exchange, slot->url.data, slot->deadline_ms, call->retries);
+  exchange_begin(&slot->exchange, slot->url.data, slot->deadline_ms, call->retries, call->hedge_ms);
   if (!session_lend(call->client, &slot->exchange.transfer)) fail_no_memory(L, batch, slot);
 }
 

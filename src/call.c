@@ -21,6 +21,7 @@ void call_begin(struct call *call) {
   call->settings = &call->client->settings;
   call->timeout_ms = call->settings->timeout_ms;
   call->retries = call->settings->retries;
+  call->hedge_ms = call->settings->hedge_after_ms;
 }
 
 void call_start_clock(struct call *call) {
@@ -154,7 +155,8 @@ enum call_outcome call_settle(lua_State *L, struct call *call, struct exchange *
 bool call_converse(lua_State *L, struct call *call, struct exchange *exchange, const char *url,
                    const struct circumstances *about, response_reader *read) {
   enum call_outcome outcome;
-  exchange_begin(exchange, url, call->deadline_ms, call->retries);
+  bool may_hedge = exchange == &call->client->exchange; /* a login may count against an account */
+  exchange_begin(exchange, url, call->deadline_ms, call->retries, may_hedge ? call->hedge_ms : 0);
   do {
     drive(L, call, exchange, about);
     outcome = call_settle(L, call, exchange, about, read);
@@ -183,7 +185,7 @@ static void start_call(struct call *call) {
 
 static void free_slots(struct client *client) {
   for (size_t i = 0; i < client->slot_count; i++) {
-    transfer_close(&client->slots[i].exchange.transfer, &client->pool);
+    exchange_close(&client->slots[i].exchange, &client->pool);
     buffer_free(&client->slots[i].url);
   }
   free(client->slots);

@@ -27,9 +27,9 @@ enum { CALL_ITSELF = 1, CALL_CLIENT, CALL_REQUEST };
 struct call {
   struct client *client;
   const struct settings *settings; /* the client's, or the request's own */
-  int64_t timeout_ms, retries, deadline_ms;
+  int64_t timeout_ms, retries, hedge_ms, deadline_ms;
   unsigned attempts; /* all that were made */
-  bool logged_in;    /* a log-in was part of it */
+  bool logged_in;    /* a login was part of it */
   bool polls;        /* it is client:token, which is called again and again */
   bool identified;   /* the id_token function was called, or the file read, by session_identify */
   bool has_identity; /* and that gave a credential, which is in client->line */

@@ -26,8 +26,8 @@ struct client *client_check(lua_State *L, int index) {
 
 /* Frees everything; right for a client in any state, a zeroed one too. */
 static void free_client(struct client *client) {
-  transfer_close(&client->exchange.transfer, &client->pool);
-  transfer_close(&client->login.transfer, &client->pool);
+  exchange_close(&client->exchange, &client->pool);
+  exchange_close(&client->login, &client->pool);
   pool_close(&client->pool);
   endpoint_free(&client->endpoint);
   endpoint_free(&client->login_endpoint);

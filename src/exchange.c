@@ -2,41 +2,140 @@
  * them and the one limit over everything. */
 #include "exchange.h"
 
+#include <stdlib.h>
+
 #include "clock.h"
 #include "retry.h"
 
 void exchange_begin(struct exchange *exchange, const char *url, int64_t deadline_ms,
-                    int64_t retries) {
+                    int64_t retries, int64_t hedge_ms) {
   failure_clear(&exchange->failure);
   exchange->state = EXCHANGE_WAITING;
   exchange->url = url;
   exchange->wake_ms = 0; /* at once */
   exchange->deadline_ms = deadline_ms;
+  exchange->hedge_ms = hedge_ms;
   exchange->attempts = 0;
+  exchange->rounds = 0;
   exchange->retries = (unsigned)retries;
   exchange->lookup_timed_out = false;
 }
 
-static void start_attempt(struct exchange *exchange, struct pool *pool,
-                          const struct circumstances *about, int64_t now) {
+/* Starts an attempt, on a connection of its own if it is one beside others. */
+static void send_attempt(struct exchange *exchange, struct transfer *transfer, struct pool *pool,
+                         const struct circumstances *about, int64_t now) {
   int64_t left = exchange->deadline_ms - now;
   if (left < 1) left = 1; /* 0 would mean no limit */
   int64_t connect = about->settings->connect_timeout_ms;
   exchange->attempts++;
+  transfer_set_fresh(transfer, transfer != &exchange->transfer);
+  CURLcode code =
+      transfer_start(transfer, pool, exchange->url, left, connect < left ? connect : left);
+  if (code == CURLE_OK) return;
+  transfer->result = code;
+  transfer->finished = true;
+}
+
+static void start_attempt(struct exchange *exchange, struct pool *pool,
+                          const struct circumstances *about, int64_t now) {
+  exchange->rounds++;
   exchange->sent_steady_ms = now;
   exchange->sent_wall_ms = clock_wall_ms();
-  CURLcode code = transfer_start(&exchange->transfer, pool, exchange->url, left,
-                                 connect < left ? connect : left);
+  exchange->hedge_at_ms = now + exchange->hedge_ms;
   exchange->state = EXCHANGE_SENDING;
-  if (code == CURLE_OK) return;
-  exchange->transfer.result = code;
-  exchange->transfer.finished = true;
+  send_attempt(exchange, &exchange->transfer, pool, about, now);
+}
+
+/* Makes a spare ready for the same request. False when memory is short. */
+static bool ready_spare(struct exchange *exchange, struct spare *spare, struct pool *pool,
+                        const struct circumstances *about) {
+  struct transfer_problem problem = {CURLE_OK, NULL};
+  struct transfer *transfer = &spare->transfer;
+  if (transfer->easy == NULL &&
+      !transfer_open(transfer, pool, about->endpoint, about->settings, &problem)) {
+    transfer_close(transfer, pool);
+    return false;
+  }
+  transfer->credential_serial = exchange->transfer.credential_serial;
+  return transfer_set_credential(transfer, &exchange->transfer.credential);
+}
+
+/* Starts an attempt beside those that are under way. Where memory is short there are just no more.
+ */
+static void start_beside(struct exchange *exchange, struct pool *pool,
+                         const struct circumstances *about, int64_t now) {
+  if (exchange->spares == NULL)
+    exchange->spares = calloc(EXCHANGE_SPARES, sizeof *exchange->spares);
+  struct spare *spare = exchange->spares == NULL ? NULL : &exchange->spares[exchange->beside];
+  if (spare == NULL || !ready_spare(exchange, spare, pool, about)) {
+    exchange->hedge_ms = 0;
+    return;
+  }
+  exchange->beside++;
+  exchange->hedge_at_ms = now + (exchange->hedge_ms << exchange->beside);
+  spare->sent_steady_ms = now;
+  spare->sent_wall_ms = clock_wall_ms();
+  send_attempt(exchange, &spare->transfer, pool, about, now);
+}
+
+static bool may_start_beside(const struct exchange *exchange) {
+  return exchange->hedge_ms > 0 && exchange->beside < EXCHANGE_SPARES;
+}
+
+/* Is this an answer that no other attempt would better? */
+static bool is_good(const struct transfer *transfer) {
+  return transfer->finished && transfer->result == CURLE_OK && transfer->answer.head_complete &&
+         !retry_status(transfer->answer.status);
+}
+
+/* Did the cluster say something? */
+static bool is_answer(const struct transfer *transfer) {
+  return transfer->result == CURLE_OK && transfer->answer.head_complete;
+}
+
+/* Puts a spare's attempt in the place of the first one. */
+static void prefer(struct exchange *exchange, struct spare *spare, struct pool *pool) {
+  transfer_drop(&exchange->transfer, pool);
+  transfer_stop(&spare->transfer, pool);
+  transfer_swap(&exchange->transfer, &spare->transfer);
+  exchange->sent_steady_ms = spare->sent_steady_ms;
+  exchange->sent_wall_ms = spare->sent_wall_ms;
+}
+
+/* Drops the attempts beside the one that counts. */
+static void drop_spares(struct exchange *exchange, struct pool *pool) {
+  for (unsigned i = 0; i < exchange->beside; i++) {
+    transfer_drop(&exchange->spares[i].transfer, pool);
+    transfer_forget_answer(&exchange->spares[i].transfer);
+  }
+  exchange->beside = 0;
+}
+
+/* Decides which attempt counts: the first good one, or, once all have finished, the first one that
+ * has an answer at all. False while that is open. */
+static bool choose_attempt(struct exchange *exchange, struct pool *pool) {
+  struct transfer *first = &exchange->transfer;
+  struct spare *chosen = NULL;
+  bool all_finished = first->finished;
+  if (is_good(first)) return true;
+  for (unsigned i = exchange->beside; i-- > 0;) {
+    struct spare *spare = &exchange->spares[i];
+    if (is_good(&spare->transfer)) {
+      prefer(exchange, spare, pool);
+      return true;
+    }
+    all_finished = all_finished && spare->transfer.finished;
+    if (is_answer(&spare->transfer)) chosen = spare;
+  }
+  if (all_finished && !is_answer(first) && chosen != NULL) prefer(exchange, chosen, pool);
+  return all_finished;
 }
 
 static void end_attempt(struct exchange *exchange, struct pool *pool,
                         const struct circumstances *about) {
   struct transfer *transfer = &exchange->transfer;
   transfer_stop(transfer, pool);
+  drop_spares(exchange, pool);
   diagnose_transfer(transfer, about, &exchange->failure);
   if (transfer->result != CURLE_OK && diagnose_lookup_timed_out(transfer, about))
     exchange->lookup_timed_out = true;
@@ -50,14 +149,21 @@ bool exchange_advance(struct exchange *exchange, struct pool *pool,
     int64_t now = clock_steady_ms();
     if (now >= exchange->wake_ms) start_attempt(exchange, pool, about, now);
   }
-  if (exchange->state == EXCHANGE_SENDING && exchange->transfer.finished)
+  if (exchange->state != EXCHANGE_SENDING) return exchange->state == EXCHANGE_ANSWERED;
+  if (choose_attempt(exchange, pool)) {
     end_attempt(exchange, pool, about);
+  } else if (may_start_beside(exchange)) {
+    int64_t now = clock_steady_ms();
+    if (now >= exchange->hedge_at_ms) start_beside(exchange, pool, about, now);
+  }
   return exchange->state == EXCHANGE_ANSWERED;
 }
 
 int exchange_idle_ms(const struct exchange *exchange, int limit_ms) {
-  if (exchange->state != EXCHANGE_WAITING) return limit_ms;
-  int64_t left = exchange->wake_ms - clock_steady_ms();
+  bool waiting = exchange->state == EXCHANGE_WAITING;
+  if (!waiting && (exchange->state != EXCHANGE_SENDING || !may_start_beside(exchange)))
+    return limit_ms;
+  int64_t left = (waiting ? exchange->wake_ms : exchange->hedge_at_ms) - clock_steady_ms();
   if (left < 0) return 0;
   return left < limit_ms ? (int)left : limit_ms;
 }
@@ -76,11 +182,11 @@ bool exchange_retry(struct exchange *exchange, struct jitter *jitter) {
   if (failure->status != 0 && answer->retry_after[0] != '\0')
     failure->retry_after = retry_read_after(answer->retry_after, answer->date);
   if (!failure->retryable || failure->code == FAILURE_NO_MEMORY || exchange->lookup_timed_out ||
-      exchange->attempts > exchange->retries)
+      exchange->rounds > exchange->retries)
     return false;
   if (exchange->is_login && !was_not_judged(exchange)) return false;
   if (failure->status == 429 && failure->retry_after < 0) return false;
-  double wait = (double)retry_backoff_ms(exchange->attempts - 1, jitter);
+  double wait = (double)retry_backoff_ms(exchange->rounds - 1, jitter);
   if (failure->retry_after * 1000 > wait) wait = failure->retry_after * 1000;
   int64_t now = clock_steady_ms();
   if (wait >= (double)(exchange->deadline_ms - now)) return false;
@@ -91,5 +197,16 @@ bool exchange_retry(struct exchange *exchange, struct jitter *jitter) {
 
 void exchange_stop(struct exchange *exchange, struct pool *pool) {
   transfer_stop(&exchange->transfer, pool);
+  drop_spares(exchange, pool);
   exchange->state = EXCHANGE_IDLE;
+}
+
+void exchange_close(struct exchange *exchange, struct pool *pool) {
+  transfer_close(&exchange->transfer, pool);
+  if (exchange->spares != NULL)
+    for (unsigned i = 0; i < EXCHANGE_SPARES; i++)
+      transfer_close(&exchange->spares[i].transfer, pool);
+  free(exchange->spares);
+  exchange->spares = NULL;
+  exchange->beside = 0;
 }

@@ -83,6 +83,8 @@ static const struct option option_list[] = {
     {"timeout", KIND_SECONDS, ENDPOINT | OPTIONS_FETCH, AT(timeout_ms), NULL, NULL, 30000, 0, 0},
     {"connect_timeout", KIND_SECONDS, ENDPOINT, AT(connect_timeout_ms), NULL, NULL, 10000, 0, 0},
     {"retries", KIND_INTEGER, ENDPOINT | OPTIONS_FETCH, AT(retries), NULL, NULL, 2, 0, 100},
+    {"hedge_after", KIND_SECONDS, OPTIONS_CLIENT | OPTIONS_FETCH, AT(hedge_after_ms), NULL, NULL, 0,
+     0, 0},
     {"proxy", KIND_TEXT, ENDPOINT, AT(proxy), NULL, NULL, 0, 0, 0},
     {"no_proxy", KIND_TEXT, ENDPOINT, AT(no_proxy), NULL, NULL, 0, 0, 0},
     {"resolve", KIND_ADDRESSES, ENDPOINT, AT(resolve), NULL, NULL, 0, 0, 0},

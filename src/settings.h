@@ -33,7 +33,7 @@ struct settings {
   const char *cacert, *capath, *cert, *key, *key_password, *pinned_public_key, *tls_min;
   bool insecure;
   /* network */
-  int64_t timeout_ms, connect_timeout_ms, retries, max_body_bytes, parallel;
+  int64_t timeout_ms, connect_timeout_ms, hedge_after_ms, retries, max_body_bytes, parallel;
   const char *proxy, *no_proxy, *http_version, *user_agent;
   struct string_list headers, resolve;
   bool own_accept; /* headers has an Accept of its own */

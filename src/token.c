@@ -83,6 +83,7 @@ int token_fetch(lua_State *L, int index, int argument) {
     if (options_read(L, origin, OPTIONS_FETCH, &settings)) call.settings = &settings;
     call.timeout_ms = settings.timeout_ms;
     call.retries = settings.retries;
+    call.hedge_ms = settings.hedge_after_ms;
   }
   return call_run(L, &call, index, CLIENT_RUN_FETCH);
 }

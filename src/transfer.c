@@ -199,17 +199,22 @@ static void set_headers(const struct setup *setup, struct transfer *transfer,
     SET(setup, CURLOPT_HTTPHEADER, transfer->headers);
 }
 
-static void set_behaviour(const struct setup *setup, struct transfer *transfer) {
+/* Tells a transfer's handle where the transfer is. */
+static void set_transfer(const struct setup *setup, struct transfer *transfer) {
   SET(setup, CURLOPT_PRIVATE, transfer);
   SET(setup, CURLOPT_ERRORBUFFER, transfer->error);
-  SET(setup, CURLOPT_HEADERFUNCTION, take_header);
   SET(setup, CURLOPT_HEADERDATA, transfer);
-  SET(setup, CURLOPT_WRITEFUNCTION, take_body);
   SET(setup, CURLOPT_WRITEDATA, transfer);
-  SET(setup, CURLOPT_DEBUGFUNCTION, take_debug);
   SET(setup, CURLOPT_DEBUGDATA, transfer);
-  SET(setup, CURLOPT_PREREQFUNCTION, take_readiness);
   SET(setup, CURLOPT_PREREQDATA, transfer);
+}
+
+static void set_behaviour(const struct setup *setup, struct transfer *transfer) {
+  set_transfer(setup, transfer);
+  SET(setup, CURLOPT_HEADERFUNCTION, take_header);
+  SET(setup, CURLOPT_WRITEFUNCTION, take_body);
+  SET(setup, CURLOPT_DEBUGFUNCTION, take_debug);
+  SET(setup, CURLOPT_PREREQFUNCTION, take_readiness);
   SET(setup, CURLOPT_NOSIGNAL, 1L);
   SET(setup, CURLOPT_QUICK_EXIT, 1L); /* or a limit would wait for the name lookup's thread */
   SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
@@ -332,14 +337,25 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
                       "CURLOPT_OPENSOCKETFUNCTION");
 }
 
+/* Puts the credential, if there is one, before the other headers. */
+static void set_authorization(struct transfer *transfer) {
+  transfer->authorization = (struct curl_slist){transfer->credential.data, transfer->headers};
+  curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER,
+                   transfer->credential.length == 0 ? transfer->headers : &transfer->authorization);
+}
+
 bool transfer_set_credential(struct transfer *transfer, const struct buffer *line) {
   buffer_clear(&transfer->credential);
   bool copied = buffer_append(&transfer->credential, line->data, line->length);
-  transfer->authorization = (struct curl_slist){transfer->credential.data, transfer->headers};
-  bool empty = !copied || line->length == 0;
-  curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER,
-                   empty ? transfer->headers : &transfer->authorization);
+  if (!copied) buffer_clear(&transfer->credential);
+  set_authorization(transfer);
   return copied;
+}
+
+void transfer_set_fresh(struct transfer *transfer, bool fresh) {
+  if (transfer->fresh != fresh)
+    curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, fresh ? 1L : 0L);
+  transfer->fresh = fresh;
 }
 
 CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form) {
@@ -428,6 +444,31 @@ void transfer_stop(struct transfer *transfer, struct pool *pool) {
 }
 
 bool transfer_was_sent(const struct transfer *transfer) { return transfer->ready; }
+
+void transfer_drop(struct transfer *transfer, struct pool *pool) {
+  if (!transfer->active) return;
+  curl_easy_setopt(transfer->easy, CURLOPT_FORBID_REUSE, 1L);
+  transfer_stop(transfer, pool);
+  curl_easy_setopt(transfer->easy, CURLOPT_FORBID_REUSE, 0L);
+}
+
+/* After the transfer has moved: what its handle points to is elsewhere. These options allocate
+ * nothing, so they cannot fail where they did not before. */
+static void follow_move(struct transfer *transfer) {
+  struct transfer_problem problem = {CURLE_OK, NULL};
+  const struct setup setup = {transfer->easy, &problem};
+  set_transfer(&setup, transfer);
+  set_authorization(transfer);
+  pool_attach(&transfer->opener, transfer->easy);
+}
+
+void transfer_swap(struct transfer *a, struct transfer *b) {
+  struct transfer moved = *a;
+  *a = *b;
+  *b = moved;
+  follow_move(a);
+  follow_move(b);
+}
 
 void transfer_forget_answer(struct transfer *transfer) {
   struct answer *answer = &transfer->answer;

@@ -52,6 +52,7 @@ struct transfer {
   int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
   bool active;                            /* libcurl has it in hand */
   bool finished;
+  bool fresh; /* the handle was told to open a connection for each request */
   bool ready; /* a connection, its TLS and its tunnel included, was there to send the request on */
   struct handshake handshake; /* of the connections that were opened for it */
   CURLcode result;
@@ -80,6 +81,10 @@ CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
  * False, and none is carried, when memory is short. */
 bool transfer_set_credential(struct transfer *transfer, const struct buffer *line);
 
+/* Makes requests from now on open a connection of their own, or use a kept one where there is one.
+ */
+void transfer_set_fresh(struct transfer *transfer, bool fresh);
+
 /* Makes requests from now on POST the form, whose bytes are moved out of it. */
 CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form);
 
@@ -101,6 +106,13 @@ void transfer_stop(struct transfer *transfer, struct pool *pool);
 
 /* Was there a connection for the last request? Without one nothing of it was sent. */
 bool transfer_was_sent(const struct transfer *transfer);
+
+/* The same for one that another transfer has overtaken. Its connection is closed even where that
+ * could carry further requests (HTTP/2), unless others use it: it may swallow them as well. */
+void transfer_drop(struct transfer *transfer, struct pool *pool);
+
+/* Exchanges two transfers, neither of which is under way. */
+void transfer_swap(struct transfer *a, struct transfer *b);
 
 /* Wipes the answer. */
 void transfer_forget_answer(struct transfer *transfer);

@@ -68,6 +68,7 @@
 ---@field password? string
 ---@field timeout? number seconds
 ---@field retries? integer
+---@field hedge_after? number seconds
 
 ---@class icptoken.Options
 ---@field host? string name or IP number of the master
@@ -97,6 +98,7 @@
 ---@field timeout? number seconds, 30
 ---@field connect_timeout? number seconds, 10
 ---@field retries? integer 2
+---@field hedge_after? number seconds until another attempt is made beside one that hangs; off
 ---@field proxy? string
 ---@field no_proxy? string
 ---@field resolve? table<string, string|string[]> "host:port" to IP number
@@ -272,6 +274,8 @@ function icptoken.decode(jwt) end
 ---@field timeout? number seconds that a request waits for its token, 10
 ---@field max_inflight? integer questions to the cluster under way, a worker; 8
 ---@field max_queue? integer keys that may wait, a worker; 1000
+---@field hedge_after? number|false seconds until another attempt is made beside one that hangs; learned
+---@field client_address? string|fun(): string a variable of nginx that tells clients apart; "binary_remote_addr"
 ---@field error_ttl? number seconds for which a refusal is remembered, 5
 ---@field challenge? "basic"|"bearer"
 ---@field realm? string of the challenge; with "bearer" a URL
@@ -301,6 +305,8 @@ function icptoken.decode(jwt) end
 ---| "name_invalid"       # no endpoint of the registry API
 ---| "method_not_allowed" # no method of the registry API
 ---| "queue_full"         # max_queue
+---| "overloaded"         # too many wait for the cluster to answer in time
+---| "client_gone"        # the client has closed the connection
 ---| "not_started"        # start() was not called, or the thread pool is missing
 ---| "internal"           # a fault of the gateway, or of a function in its options
 
@@ -324,6 +330,10 @@ function gateway:authorize() end
 
 ---In header_filter_by_lua: replaces the challenge of a 401 and drops refused tokens.
 function gateway:observe() end
+
+---In set_by_lua: the key of limit_req_zone and limit_conn_zone; "" for a credential that had a token recently.
+---@return string
+function gateway:limit_key() end
 
 ---A token without an effect on the request.
 ---@param request icptoken.GatewayRequest

@@ -9,6 +9,7 @@
 local icptoken = require "icptoken"
 local answer = require "icptoken.gateway.answer"
 local challenge_header = require "icptoken.gateway.challenge"
+local client_reader = require "icptoken.gateway.client"
 local clock = require "icptoken.gateway.clock"
 local credential_reader = require "icptoken.gateway.credential"
 local flights = require "icptoken.gateway.flights"
@@ -58,6 +59,9 @@ local MIN_IDENTITY_SECONDS = 60
 -- At this level nginx writes the whole of an Authorization header that it refuses (twice there, too long, malformed).
 local WORDY = "error_log has the level 'info' or 'debug', at which nginx itself writes credentials of refused requests "
   .. "into the log: use 'notice'"
+
+-- As the module's option `retries`.
+local DEFAULT_RETRIES = 2
 
 -- Of an ICP cluster's identity provider.
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
@@ -126,6 +130,11 @@ local function find_credential(self)
   return nil, "internal"
 end
 
+-- The name of a credential.
+local function name_credential(self, kind, text, first)
+  return key.compute(self.credential_bases[kind], text, first, "")
+end
+
 -- What to ask the endpoint, the name of the credential, and when it expires on clock.now(); or nil and a failure.
 local function make_request(self, kind, text, first, scopes, defaults)
   local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
@@ -133,8 +142,7 @@ local function make_request(self, kind, text, first, scopes, defaults)
   request.service, request.account = defaults.service, defaults.account
   request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
   request.scope = scopes ~= "" and scopes or nil
-  local credential = key.compute(self.credential_bases[kind], text, first, "")
-  return request, credential, ends and now() + ends - clock.wall()
+  return request, name_credential(self, kind, text, first), ends and now() + ends - clock.wall()
 end
 
 -- The same for later. (LuaJIT does not compile a function that makes a closure, so obtain must make none.)
@@ -221,6 +229,20 @@ function gateway_methods:authorize()
   self.counters:add("requests", source)
   ngx.var.icptoken_key = name
   ngx.var.icptoken_authorization = authorization
+end
+
+--- For set_by_lua: the key of limit_req_zone and limit_conn_zone. Returns what tells the request's client from others
+-- (its address, or what the option client_address says) if the credential has had no token recently, and "", for which
+-- nginx sets no limit, if it has, or if there is none, as such a request costs nothing. Never raises.
+function gateway_methods:limit_key()
+  local ok, limit_key = call(function()
+    local kind, text, first = find_credential(self)
+    if not kind or self.store:is_subject_known(name_credential(self, kind, text, first)) then return "" end
+    return client_reader.find_address(self.settings.client_address, call_user)
+  end)
+  if ok then return limit_key end
+  log(ngx.ERR, "limit_key failed at " .. limit_key)
+  return ""
 end
 
 -- The first Bearer challenge among the upstream's headers, or nil.
@@ -360,7 +382,8 @@ local function find_identity(self, text, first)
   if not request.id_token then
     -- neither the name nor the key can be told from the other
     local name = key.compute(self.login_base, text, first, "")
-    return self.flights:log_in(name, seal.derive_key(sub(text, first), SEALED_IDENTITY .. name), self.name_id_token,
+    local sealing_key = seal.derive_key(sub(text, first), SEALED_IDENTITY .. name)
+    return self.flights:log_in(name, name_credential(self, "basic", text, first), sealing_key, self.name_id_token,
       request)
   end
   local seconds = ends and ends - clock.wall()
@@ -492,6 +515,7 @@ function gateway.new(options)
   local settings, client_options = options_reader.read(options)
   client_options.anonymous, client_options.timeout = true, settings.timeout
   check_client_options(client_options, choose_defaults(settings, {}))
+  settings.retries = client_options.retries or DEFAULT_RETRIES
   settings.client, settings.login = describe_client(client_options), describe_login(client_options)
   local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
     login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
@@ -504,7 +528,8 @@ function gateway.new(options)
   self.name_id_token = function(id_token) return key.compute(self.credential_bases.bearer, id_token, 1, "") end
   self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
   self.store = store.new(self.dict, function() self.counters:add "evictions" end)
-  self.flights = flights.new(settings, self.store, self.counters, log)
+  local function find_address() return client_reader.find_address(settings.client_address, call_user) end
+  self.flights = flights.new(settings, self.store, self.counters, log, find_address)
   return setmetatable(self, gateway_meta)
 end
 

@@ -35,6 +35,31 @@ describe("a dict", function()
     assert.is_nil(server:log():match "[^\n]*icptoken: [^\n]*")
   end)
 
+  it("keeps tokens that are idle, however many refusals have expired since", function()
+    local TOKENS, REFUSALS = 30, 30000 -- of 128 bytes each
+    local server = bed:start { dict = "1m", locations = ([[
+      location = /refuse {
+        content_by_lua_block {
+          for i = 1, %d do
+            gateway.store:put_refusal(("%%032d"):format(i), { code = "unauthorized" }, 0.02)
+            if i %% 50 == 0 then ngx.sleep(0.001) end
+          end
+        }
+      }
+    ]]):format(REFUSALS) }
+    local function use_all()
+      local answers = load.run(server.port, TOKENS, function(i)
+        return bed:request("/v2/idle/image" .. i .. "/manifests/latest")
+      end)
+      assert.same({ [200] = TOKENS }, load.count(answers))
+    end
+    use_all()
+    assert.equal(200, load.request(server.port, { target = "/refuse" }).status)
+    use_all()
+    assert.equal(TOKENS, #bed.stub:requests())
+    assert.equal(0, gateway_probe.read_metric(server.port, "icptoken_evictions_total"))
+  end)
+
   it("in which no token finds room leaves each request to a question of its own", function()
     local server = bed:start { dict = "12k" }
     bed.stub:plan { claims = { padding = ("x"):rep(8192) }, times = "forever" }

@@ -8,7 +8,7 @@ local stub_client = require "support.stub"
 local testkit = require "testkit"
 
 local REQUESTS = 1000
-local CREDENTIALS = 500
+local CREDENTIALS = 300
 local MAX_INFLIGHT = 8
 -- So long does the endpoint take at first, and twice as long each time that not all requests have come meanwhile.
 local SLOW_SECONDS = 1.5
@@ -125,12 +125,12 @@ local function count_overlapping(times, seconds)
   return most
 end
 
-describe("500 credentials at once", function()
-  it("are all served, with at most max_inflight questions a worker under way", function()
-    local credentials = make_credentials()
+describe("many credentials at once", function()
+  -- Asserts that all are served, and that at most so many token requests a worker were under way, and at least half.
+  local function assert_served(credentials, repository, most)
     bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
     local answers = load.run(server.port, CREDENTIALS, function(i)
-      return bed:request("/v2/many/images/manifests/latest", "GET", { Authorization = credentials[i] })
+      return bed:request("/v2/" .. repository .. "/manifests/latest", "GET", { Authorization = credentials[i] })
     end)
     assert.same({ [200] = CREDENTIALS }, load.count(answers))
     assert.equal(CREDENTIALS, #bed.stub:requests())
@@ -138,10 +138,18 @@ describe("500 credentials at once", function()
     for _, times in pairs(list_times(answers, credentials)) do
       workers = workers + 1
       local overlapping = count_overlapping(times, QUICK_SECONDS)
-      assert.is_true(overlapping <= MAX_INFLIGHT, overlapping .. " questions at once")
-      assert.is_true(overlapping > MAX_INFLIGHT / 2, "only " .. overlapping .. " questions at once")
+      assert.is_true(overlapping <= most, overlapping .. " token requests at once")
+      assert.is_true(overlapping >= most / 2, "only " .. overlapping .. " token requests at once")
     end
     assert.equal(2, workers)
+  end
+
+  it("are all served: unknown ones by half of max_inflight a worker, and by all of it once they had a token", function()
+    local credentials = make_credentials()
+    assert_served(credentials, "many/unknown", MAX_INFLIGHT / 2)
+    bed.stub:reset()
+    make_credentials()
+    assert_served(credentials, "many/known", MAX_INFLIGHT)
   end)
 end)
 
@@ -256,13 +264,14 @@ for what, narrow in pairs {
       local one = start "timeout = 2"
       bed.stub:plan { raw = "", ["end"] = "hold", times = QUESTIONS }
       local answers = ask_all(one)
-      assert.same({ [504] = QUESTIONS }, load.count(answers))
+      local counts = load.count(answers)
+      assert.equal(QUESTIONS, (counts[503] or 0) + (counts[504] or 0))
       -- all waited side by side: one after the other it would have been six times that
       local least, most = math.huge, 0
       for _, answer in ipairs(answers) do
         least, most = math.min(least, answer.seconds), math.max(most, answer.seconds)
       end
-      assert.is_true(most < 3 * least, ("%.2f s and %.2f s"):format(least, most))
+      assert.is_true(most < 3 * math.max(least, 1), ("%.2f s and %.2f s"):format(least, most))
       bed.stub:reset()
       gateway_bed.await("an answer", function() return load.request(one.port, request "after").status == 200 end)
       await_line(one)
@@ -273,7 +282,7 @@ for what, narrow in pairs {
       bed.stub:plan { delay = { before = 2.4 }, times = "forever" }
       local counts = load.count(ask_all(one))
       assert.is_true((counts[200] or 0) <= 1)
-      assert.equal(QUESTIONS, (counts[200] or 0) + counts[504])
+      assert.equal(QUESTIONS, (counts[200] or 0) + (counts[503] or 0) + (counts[504] or 0))
       await_line(one)
       assert.is_nil(one:log():find(" fails: ", 1, true))
     end)
@@ -305,7 +314,7 @@ describe("an endpoint that is too slow for all who come", function()
       local answers = load.run(one.port, crowd, function(i)
         return bed:request("/v2/overload/image" .. i .. "/manifests/latest")
       end)
-      assert.is_true((load.count(answers)[504] or 0) > 0)
+      assert.is_true((load.count(answers)[503] or 0) > 0)
       assert.is_nil(one:log():find("lua_worker_thread_vm_pool_size", 1, true))
     end)
   end

@@ -225,6 +225,8 @@ describe("the metrics", function()
     assert.equal(0, paused())
     load.request(gate.port, { target = "/age" })
     bed.stub:plan { status = 500, times = "forever" }
+    -- the third key that fails in a row is the renewal's
+    for i = 1, 2 do load.request(gate.port, bed:request("/v2/failing/image" .. i .. "/manifests/latest")) end
     load.request(gate.port, bed:request "/v2/")
     gateway_bed.await("the pause", function() return paused() == 1 end)
     load.request(gate.port, bed:request "/v2/")

@@ -87,7 +87,8 @@ describe("the options of a gateway", function()
       cacert = "/etc/ssl/certs/ca-certificates.crt", port = 8443, resolve = { ["mycluster.icp:8443"] = "10.0.0.5" },
       headers = { ["X-Team"] = "blue" }, retries = 1, connect_timeout = 5,
       service = "token-service", account = "a", client_id = "c", offline_token = true, timeout = 5, max_inflight = 4,
-      max_queue = 10, error_ttl = 0.5, challenge = "bearer", realm = "https://gate.example/login", token_user = "token",
+      max_queue = 10, hedge_after = 0.5, client_address = "http_x_client",
+      error_ttl = 0.5, challenge = "bearer", realm = "https://gate.example/login", token_user = "token",
       delete_actions = "delete", credential = function() end, scope = function() end, name = "gate", dict = "icptoken",
       thread_pool = "icptoken",
     ]])
@@ -116,6 +117,8 @@ describe("the options of a gateway", function()
     { "timeout", { "0", "-1", '"10"', "0/0", "math.huge", "{}" }, "must be a number of seconds above 0" },
     { "error_ttl", { "0", "-1", '"5"', "0/0", "math.huge" }, "must be a number of seconds above 0" },
     { "max_inflight", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
+    { "hedge_after", { "0", "-1", "true", '"1"', "0/0" }, "must be a number of seconds above 0, or false" },
+    { "client_address", { "1", '""', '"$remote_addr"', "{}", "true" }, "must be the name of a variable" },
     { "max_queue", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
     { "dict", { "1", '""', "ngx.shared.icptoken" }, "must be the name of a lua_shared_dict" },
     { "thread_pool", { "1", '""', "{}" }, "must be the name of a thread_pool" },

@@ -40,7 +40,7 @@ function bed_methods:close()
   self.stub:stop()
 end
 
---- Lua text of options for the stub's endpoint, without a second try; more is Lua text of further ones, which count
+--- Lua text of options for the stub's endpoint, without a second attempt; more is Lua text of further ones, which count
 -- before these. NONE stands for one that is left out.
 function bed_methods:write_options(more)
   return ([[(function(NONE, options)
@@ -49,7 +49,8 @@ function bed_methods:write_options(more)
       options[name] = value
     end
     return options
-  end)({}, { host = "localhost", port = %d, cacert = %q, service = "token-service", retries = 0 })]])
+  end)({}, { host = "localhost", port = %d, cacert = %q, service = "token-service", retries = 0,
+    hedge_after = false })]])
     :format(more or "", self.stub.port, self.stub.ca)
 end
 

@@ -182,6 +182,16 @@ function load.send(port, request)
   return connection
 end
 
+--- Sends a request and closes the connection, so that the kernel may send both in one packet.
+function load.send_and_close(port, request)
+  local connection = connect(port, SECONDS)
+  connection:setmode("b", "bf")
+  connection:connect(SECONDS)
+  connection:write(render(request, port))
+  connection:flush()
+  connection:close()
+end
+
 --- Waits for the answer to what was sent, and closes the connection.
 function load.receive(connection, method)
   local answer, problem = read_answer(connection, method)

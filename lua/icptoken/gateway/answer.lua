@@ -13,6 +13,8 @@ local OWN_FAILURES = {
   name_invalid = { 404, "NAME_INVALID", "no endpoint of the registry API, or not a name of a repository" },
   method_not_allowed = { 405, "UNSUPPORTED", "the registry API has no such method" },
   internal = { 500, "UNKNOWN", "the gateway failed" },
+  client_gone = { 499, "UNKNOWN", "the client closed the connection" },
+  overloaded = { 503, "UNAVAILABLE", "the cluster is too slow for the token requests that are waiting" },
   queue_full = { 503, "UNAVAILABLE", "too many requests wait for a token" },
   not_started = { 503, "UNAVAILABLE", "the gateway is not ready" },
 }
@@ -133,6 +135,7 @@ end
 --- Answers a request that failed, and ends it. allow: the methods for a 405. scopes: what the request needs, if known.
 function answer.refuse(settings, failure, scopes, allow)
   local status, retry_after = choose_status(failure)
+  if status == HTTP_CLIENT_CLOSED then return ngx.exit(status) end
   if status == 401 then
     local error_code = failure.code ~= "no_credential" and "invalid_token" or nil
     ngx.header["WWW-Authenticate"] = answer.make_challenge(settings, scopes, error_code)

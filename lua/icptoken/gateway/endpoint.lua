@@ -3,6 +3,7 @@
 -- answers again.
 
 local clock = require "icptoken.gateway.clock"
+local latency = require "icptoken.gateway.latency"
 local permits = require "icptoken.gateway.permits"
 local store = require "icptoken.gateway.store"
 
@@ -15,6 +16,8 @@ local endpoint_meta = { __index = endpoint_methods }
 local THREAD_MODULE = "icptoken.gateway.worker_thread"
 -- What says that the endpoint works, and the credential is wrong.
 local REFUSALS = { unauthorized = true, forbidden = true }
+-- What is about the request or its credential, and says nothing of others.
+local OF_ONE_KEY = { rate_limited = true, not_found = true, http_status = true }
 -- What the gateway itself did wrong, or the module, which was not even asked.
 local LOCAL_FAILURES = { internal = true, invalid_credential = true }
 -- How often there is a line in the log: about too few threads, and about an endpoint whose state changes all the time.
@@ -22,13 +25,23 @@ local TELL_SECONDS = 60
 local STATE_SECONDS = 10
 -- A token request may wait for a thread for this share of `timeout` before the log says that threads are too few.
 local MAX_DELAY_SHARE = 0.1
+-- An attempt that takes longer than this share of the recent answers, by this factor, gets another one beside it: not
+-- sooner than after MIN_HEDGE_SECONDS; and where too few answers are known, after DEFAULT_HEDGE_SECONDS.
+local HEDGE_SHARE, HEDGE_FACTOR, MIN_HEDGE_SECONDS, DEFAULT_HEDGE_SECONDS = 0.9, 2, 0.1, 1
+-- Each token request earns so much of an attempt beside another, and so many can be saved: attempts beside others add
+-- no more than this share to the load of an endpoint that is slow for all.
+local HEDGE_EARNINGS, MAX_HEDGE_BUDGET = 0.4, 20
 -- As long as a server may ask for patience.
 local MAX_RETRY_AFTER = 2 ^ 31
+-- This share of the answers comes within what estimate_seconds returns, which is at least MIN_SECONDS and at most one
+-- share of `timeout`; and another one while too few answers are known.
+local USUAL_SHARE, MIN_SECONDS, MAX_TIMEOUT_SHARE, DEFAULT_TIMEOUT_SHARE = 0.95, 0.05, 0.5, 0.25
 
 --- settings: thread_pool, timeout (seconds), client and login (who asks for tokens and who logs in: name, options, and
 -- URL for logs).
 function endpoint.new(settings, tokens, metrics, log)
-  return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log }, endpoint_meta)
+  return setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log, latency = latency.new(),
+    hedge_budget = MAX_HEDGE_BUDGET / 2 }, endpoint_meta)
 end
 
 -- What is known of this worker's thread pools, by name: how many calls are under way, and of how many threads it is
@@ -67,6 +80,21 @@ local function note_thread(self, pool, posted_at, others, times)
   if has_waited and busy_until and busy_until > posted_at and others >= pool.threads then tell_shortage(self) end
 end
 
+-- After how many seconds an attempt that starts now is to get another one beside it, or nil for never.
+local function choose_hedge(self)
+  local own = self.settings.hedge_after
+  if own ~= nil then return own or nil end
+  if self.hedge_budget < 1 then return nil end
+  local usual = self.latency:quantile(HEDGE_SHARE)
+  return usual and math.max(MIN_HEDGE_SECONDS, HEDGE_FACTOR * usual) or DEFAULT_HEDGE_SECONDS
+end
+
+-- Those beside the first of a token request are paid for.
+local function count_attempts(self, attempts)
+  if not attempts then return end
+  self.hedge_budget = math.min(MAX_HEDGE_BUDGET, self.hedge_budget + HEDGE_EARNINGS - (attempts - 1))
+end
+
 -- One call of a thread. Returns the answer; nil and a failure; or nil, nil where no request was made, and whether that
 -- was because no Lua state was left.
 local function call_thread(self, name, client, request)
@@ -81,12 +109,17 @@ local function call_thread(self, name, client, request)
     return nil, { code = "internal" }
   end
   note_thread(self, pool, posted_at, others, times)
-  if answer then return answer end
+  if answer then
+    if answer.seconds then self.latency:add(answer.seconds) end
+    count_attempts(self, answer.attempts)
+    return answer
+  end
   if code == "not_asked" then return nil end
   details = type(details) == "table" and details or {}
+  count_attempts(self, details.attempts)
   local retry_after = details.retry_after and math.min(details.retry_after, MAX_RETRY_AFTER)
   return nil, { code = code, message = message, status = details.status, retry_after = retry_after,
-    timeout = details.timeout }
+    retryable = details.retryable, timeout = details.timeout }
 end
 
 -- The same, counted and timed, and its token checked.
@@ -129,24 +162,41 @@ local function note_state(self, client, failure)
   end
 end
 
---- Makes a token request or a login, with a permit in hand (permits.lua), until a deadline on clock.now(). name:
--- "fetch" for a token, with a request as for client:fetch, or "login", with a user name and a password. Returns what
--- the function of that name in worker_thread.lua does; nil and a failure, where is_general says whether other requests
--- would fail in the same way; or nil, nil where none was made, and whether that was because no Lua state was left, so
--- that it can be made later. Otherwise the time was over before a thread began.
-function endpoint_methods:ask(name, request, deadline)
-  local client = name == "login" and self.settings.login or self.settings.client
-  request.deadline = deadline
-  local answer, failure, is_starved = measure(self, name, client, request)
-  if answer then
-    note_state(self, client, nil)
-  elseif failure then
-    local broken = says_broken(self, failure)
-    if broken ~= nil then note_state(self, client, broken and failure or nil) end
-    -- other 4xx than 401 and 403 may be about the request, but nobody else would tell of them
-    failure.is_general = broken and not (failure.code == "http_status" and (failure.status or 0) < 500)
+local function get_client(self, name)
+  return name == "login" and self.settings.login or self.settings.client
+end
+
+--- Makes a token request or a login, a single attempt, with a permit in hand (permits.lua), until a deadline on
+-- clock.now(). name: "fetch" for a token, with a request as for client:fetch, or "login", with a user name and a
+-- password. may_hedge: whether a token request may get another one beside it. Returns what the function of that name
+-- in worker_thread.lua does; nil and a failure, where is_general says whether other keys' token requests would
+-- probably fail in the same way; or nil, nil where none was made, and whether that was because no Lua state was left,
+-- so that it can be made later. Otherwise the time was over before a thread began.
+function endpoint_methods:ask(name, request, deadline, may_hedge)
+  request.deadline, request.retries = deadline, 0
+  request.hedge_after = name == "fetch" and may_hedge and choose_hedge(self) or nil
+  local answer, failure, is_starved = measure(self, name, get_client(self, name), request)
+  if failure then
+    local is_of_key = OF_ONE_KEY[failure.code] and (failure.status or 0) < 500
+    failure.is_general = says_broken(self, failure) and not is_of_key
   end
   return answer, failure, is_starved
+end
+
+--- The seconds within which an answer is to be expected.
+function endpoint_methods:estimate_seconds()
+  local timeout = self.settings.timeout
+  local usual = self.latency:quantile(USUAL_SHARE) or DEFAULT_TIMEOUT_SHARE * timeout
+  return math.max(MIN_SECONDS, math.min(MAX_TIMEOUT_SHARE * timeout, usual))
+end
+
+--- Logs a change of the endpoint's state, after the last attempt of a token request or login: that ended with this
+-- failure, or, without one, with an answer.
+function endpoint_methods:note_result(name, failure)
+  local client = get_client(self, name)
+  if not failure then return note_state(self, client, nil) end
+  local broken = says_broken(self, failure)
+  if broken ~= nil then note_state(self, client, broken and failure or nil) end
 end
 
 --- Makes a client in the Lua state of a thread, if one is left. Returns true, or nil and why there are no threads.

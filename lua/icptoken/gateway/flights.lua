@@ -1,12 +1,18 @@
--- One question to the token endpoint for all who need its answer.
+-- One token request for all who need its answer.
 --
--- A flight is one key's question. Requests wait for it on a semaphore, each until its own deadline; runners, which are
--- timers of nginx, take flights from a queue, first in, first out, and let a worker thread ask. At most max_inflight
--- runners exist, so that is how many questions a worker has under way; fewer where Lua states are few (permits.lua). A
--- request is never parked in a thread itself: a reload would reset it.
+-- A flight is one key's token request. Requests wait for it on a semaphore, each until its own deadline; runners, which
+-- are timers of nginx, take flights from a queue, which decides who goes first (queue.lua), and make the token request
+-- in a worker thread. At most max_inflight runners exist, so that is how many token requests a worker has under way;
+-- fewer where Lua states are few (permits.lua). A request is never parked in a thread itself: a reload would reset it.
+--
+-- Where more come than can be served, the time until each one's deadline must go to those who can still get an answer:
+-- a flight that would wait too long for a runner is refused when it comes, and one that has waited too long is refused
+-- without a token request.
 --
 -- Between workers a lock in the dict says who asks. Flights of keys that another worker has locked are looked after by
--- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone.
+-- one poller a worker, until there is a token, or a report of the failure, or the lock is free or its owner gone. The
+-- same poller puts flights back into the queue whose attempt failed and that wait for the next one (retries), so that
+-- they occupy no runner meanwhile. They keep their lock.
 --
 -- A credential that has not had a token for a while is tried once at a time, by all workers: whoever wants another
 -- scope for it waits in the same way until it is known whether it is good. So a wrong password and many images are one
@@ -14,15 +20,17 @@
 --
 -- A login is a flight, too; what it brings is an ID token, and its key is made of the credential alone.
 --
--- A flight is awaited while somebody waits on its semaphore (nginx takes those off who go away); it is wanted if it is
--- awaited, or renews a token that is still good. What nobody wants is not asked.
+-- A flight is awaited while somebody waits on its semaphore (nginx removes waiters whose client it sees disconnect, and
+-- client.lua tells of others); it is wanted if it is awaited, or renews a token that is still good. No token request is
+-- made for a flight that is not wanted.
 --
--- So a flight is in the queue (and a runner will take it), or with a runner, or watched (by the poller), until it is
--- resolved or forgotten. Runners and poller are timers, and timers can get lost: whoever comes for a flight looks
--- whether they are there.
+-- So a flight is in the queue (and a runner will take it), or with a runner, or watched or delayed (and the poller
+-- looks after it), until it is resolved. Runners and poller are timers, and timers can get lost: whoever comes for a
+-- flight looks whether they are there.
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
+local client = require "icptoken.gateway.client"
 local clock = require "icptoken.gateway.clock"
 local endpoint = require "icptoken.gateway.endpoint"
 local key = require "icptoken.gateway.key"
@@ -53,11 +61,26 @@ local PROVEN_SECONDS = 60
 local MIN_IDENTITY_SECONDS = 60
 -- What is about one key, and not about the credential or the endpoint.
 local KEY_FAILURES = { forbidden = true, not_found = true, http_status = true, rate_limited = true }
+-- After these the identity provider has not judged a login.
+local UNJUDGED_CODES = { resolve = true, connect = true, proxy = true }
+local UNJUDGED_STATUSES = { [502] = true, [503] = true, [504] = true }
 
 -- A timer of no delay that has not begun after so long was dropped by nginx.
 local LOST_SECONDS = 1
 
+-- Back-off before the first retry, doubled for each further one, give or take a tenth; as the module's own.
+local BACKOFF_SECONDS = 0.25
+-- So many different keys must fail one after the other before their failures are taken for the endpoint's.
+local MIN_FAILING_KEYS = 3
+-- A flight is refused when it comes if by an estimate, which is not exact, its answer would come after so many times
+-- the timeout.
+local WAIT_MARGIN = 1.25
+-- The longest Retry-After of a refusal for lack of time.
+local MAX_OVERLOAD_SECONDS = 60
+
 local TIMEOUT = { code = "timeout" }
+local CLIENT_GONE = { code = "client_gone" }
+local QUEUE_FULL = { code = "queue_full" }
 
 -- Numbers the locks of this process, of all its gateways.
 local sequence = 0
@@ -74,14 +97,14 @@ local function is_running(owner)
   return ffi.C.icptoken_kill(pid, 0) == 0 or ffi.errno() ~= ESRCH
 end
 
---- For one gateway in one worker. settings: those of endpoint.new, and error_ttl (seconds), max_inflight, max_queue.
-function flights.new(settings, tokens, metrics, log)
+--- For one gateway in one worker. settings: those of endpoint.new, and error_ttl (seconds), max_inflight, max_queue,
+-- retries. find_address: returns what tells the current request's client from others, as a string.
+function flights.new(settings, tokens, metrics, log, find_address)
   local self = setmetatable({ settings = settings, store = tokens, metrics = metrics, log = log,
-    endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics), by_key = {}, watched = {},
-    runners = {}, started = false }, flights_meta)
-  self.forget = function(flight)
-    if self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
-  end
+    endpoint = endpoint.new(settings, tokens, metrics, log), queue = queue.new(metrics, settings.max_inflight),
+    find_address = find_address, by_key = {}, watched = {}, delayed = {}, runners = {}, started = false }, flights_meta)
+  self.drop = function(flight) self:resolve(flight, nil, CLIENT_GONE) end
+  self.displace = function(flight) self:resolve(flight, nil, QUEUE_FULL) end
   return self
 end
 
@@ -89,18 +112,36 @@ local function is_awaited(flight)
   return flight.semaphore:count() < 0
 end
 
+-- Whether somebody waits whose connection is open.
+local function is_present(flight)
+  return is_awaited(flight) and not client.are_gone(flight.descriptors)
+end
+
 local function is_paused(self, name)
   return self.store:is_paused(self.settings.client.name) or self.store:is_paused(name)
 end
 
 local function is_wanted(self, flight)
-  if is_awaited(flight) then return true end
+  if is_present(flight) then return true end
   return flight.renewed_end ~= nil and now() < flight.renewed_end and not is_paused(self, flight.key)
 end
 
--- result: an Authorization value, or of a login { token, expires_at }.
+-- Returns the locks that a flight holds.
+local function unlock(self, flight)
+  for name in pairs(flight.locks) do
+    flight.locks[name] = nil
+    self.store:unlock(name, flight.owner)
+  end
+end
+
+local function forget(self, flight)
+  if self.by_key[flight.key] == flight then self.by_key[flight.key] = nil end
+  unlock(self, flight)
+end
+
+-- Ends a flight: wakes all who wait for it. result: an Authorization value, or of a login { token, expires_at }.
 local function resolve(self, flight, result, failure)
-  self.forget(flight)
+  forget(self, flight)
   flight.result, flight.failure, flight.done = result, failure, true
   local waiting = -flight.semaphore:count()
   if waiting > 0 then flight.semaphore:post(waiting) end
@@ -121,6 +162,9 @@ end
 local function is_lost(ticket)
   return not ticket.began and now() > ticket.due
 end
+
+-- A method for callbacks that are made once.
+flights_methods.resolve = resolve
 
 -- What the dict has for a flight: an Authorization value, or of a login the ID token.
 local function find_known(self, flight)
@@ -150,6 +194,7 @@ local function compute_limit(self, flight)
   return math.max(MIN_FETCH_SECONDS, limit)
 end
 
+-- Stores a token, and returns its Authorization value.
 local function accept_token(self, flight, answer)
   local authorization = "Bearer " .. answer.token
   local end_at = math.min(answer.end_at, flight.credential_end or math.huge)
@@ -163,6 +208,8 @@ local function accept_token(self, flight, answer)
   self.store:put_proof(flight.credential, end_at, PROVEN_SECONDS)
   self.store:resume(self.settings.client.name)
   self.store:resume(flight.key)
+  self.store:clear_failing(self.settings.client.name)
+  self.store:note_subject(flight.subject)
   return authorization
 end
 
@@ -172,6 +219,7 @@ local function accept_identity(self, flight, identity)
     local credential = flight.name_credential(identity.token)
     self.store:put_identity(flight.key, flight.sealing_key, identity, end_at, credential)
   end
+  self.store:note_subject(flight.subject)
   return identity
 end
 
@@ -185,8 +233,12 @@ local function accept_failure(self, flight, failure, owner)
   elseif failure.code == "forbidden" then
     self.store:put_refusal(flight.key, failure, self.settings.error_ttl)
   end
+  if failure.code == "unauthorized" then self.store:forget_subject(flight.subject) end
+  local is_general = failure.is_general
+    and self.store:count_failing(self.settings.client.name, flight.key) >= MIN_FAILING_KEYS
   if flight.renewed_end then
-    self.store:pause(failure.is_general and self.settings.client.name or flight.key, failure.retry_after)
+    self.store:pause(flight.key, failure.retry_after)
+    if is_general then self.store:pause(self.settings.client.name, failure.retry_after) end
   end
   -- who waits in another worker has a deadline of its own, and may have more time to ask
   if failure.code ~= "timeout" then self.store:put_report(owner, failure) end
@@ -197,26 +249,22 @@ local function has_time_left(flight)
   return is_awaited(flight) and flight.deadline - now() > MIN_FETCH_SECONDS
 end
 
--- Where no Lua state is left, the flight goes back in front of the queue, and the third result is true.
-local function ask(self, flight)
-  local name = flight.sealing_key and "login" or "fetch"
-  local answer, failure, is_starved = self.endpoint:ask(name, flight.request, now() + compute_limit(self, flight))
-  if is_starved then self.queue:add_first(flight) end
-  return answer, failure, is_starved
+-- Whether a failed attempt may be repeated. An identity provider counts the logins that it judges, and locks accounts,
+-- so a login is repeated only where it cannot have been judged.
+local function is_repeatable(flight, failure)
+  if not flight.sealing_key then return failure.retryable and failure.code ~= "no_memory" end
+  return UNJUDGED_CODES[failure.code] or UNJUDGED_STATUSES[failure.status]
 end
 
--- Asks for a token, or logs in, with the lock in hand, and lets all know. Returns whether no Lua state was left.
-local function fetch(self, flight, owner)
-  local answer, failure, is_starved = ask(self, flight)
-  if is_starved then return true end
-  if answer then
-    local accept = flight.sealing_key and accept_identity or accept_token
-    return resolve(self, flight, accept(self, flight, answer))
-  end
-  if failure then accept_failure(self, flight, failure, owner) end
-  local is_late = not failure or failure.code == "timeout"
-  if is_late and has_time_left(flight) then return self.queue:add(flight) end
-  resolve(self, flight, nil, failure or TIMEOUT)
+-- The seconds to wait before another attempt, or nil where there is to be none: the rules are the module's own.
+local function compute_retry_wait(self, flight, failure)
+  if not is_repeatable(flight, failure) or flight.attempts > self.settings.retries then return nil end
+  if failure.code == "rate_limited" and not failure.retry_after then return nil end
+  if failure.code == "timeout" then return nil end -- see fetch
+  local backoff = BACKOFF_SECONDS * 2 ^ (flight.attempts - 1) * (0.9 + 0.2 * math.random())
+  local wait = math.max(backoff, failure.retry_after or 0)
+  local has_time = is_awaited(flight) and now() + wait + MIN_FETCH_SECONDS < flight.deadline
+  return has_time and wait or nil
 end
 
 -- Returns whether there is a poller.
@@ -225,8 +273,64 @@ local function ensure_poller(self)
   return self.poller ~= nil
 end
 
--- Somebody else asks: what this flight waits for will be found in the dict. lock: the key that is locked.
+-- Arranges another attempt, if there is to be one. Returns whether it did.
+local function delay(self, flight, failure)
+  local wait = compute_retry_wait(self, flight, failure)
+  if not wait or not ensure_poller(self) then return false end
+  flight.last_failure, flight.wake_at = failure, now() + wait
+  self.delayed[flight] = true
+  -- for those who wait in another worker, should their time be over before the next attempt has ended
+  self.store:put_report(flight.owner, failure, flight.deadline - now())
+  return true
+end
+
+-- A password that has not been accepted recently may be wrong, and is not sent twice at a time.
+local function may_hedge(self, flight)
+  return not flight.request.password or self.store:is_subject_known(flight.subject)
+end
+
+-- One attempt. Returns the answer; nil and a failure, or nil where there was no time for one; or nil, nil, true where
+-- that was not the end of it: the flight waits for another attempt, or, as no Lua state was left, is back in front of
+-- the queue. The fourth result is true for the latter.
+local function attempt(self, flight)
+  local name, deadline = flight.sealing_key and "login" or "fetch", now() + compute_limit(self, flight)
+  local answer, failure, is_starved = self.endpoint:ask(name, flight.request, deadline, may_hedge(self, flight))
+  if is_starved then
+    self.queue:add_first(flight)
+    return nil, nil, true, true
+  end
+  if answer or failure then flight.attempts = flight.attempts + 1 end
+  if failure and delay(self, flight, failure) then return nil, nil, true end
+  if answer or failure then self.endpoint:note_result(name, failure) end
+  return answer, failure
+end
+
+-- What those get whose flight failed: what the cluster said, if it ever did, rather than that there was no time left.
+local function choose_failure(flight, failure)
+  if failure and failure.code ~= "timeout" then return failure end
+  return flight.last_failure or failure or TIMEOUT
+end
+
+-- Makes a token request, or logs in, with the locks in hand, and lets all know. Returns whether no Lua state was left.
+local function fetch(self, flight)
+  local answer, failure, is_pending, is_starved = attempt(self, flight)
+  if is_pending then return is_starved end
+  if answer then
+    local accept = flight.sealing_key and accept_identity or accept_token
+    return resolve(self, flight, accept(self, flight, answer))
+  end
+  if failure then accept_failure(self, flight, failure, flight.owner) end
+  local is_late = not failure or failure.code == "timeout"
+  if is_late and has_time_left(flight) then
+    unlock(self, flight)
+    return self.queue:add(flight)
+  end
+  resolve(self, flight, nil, choose_failure(flight, failure))
+end
+
+-- Another flight makes the request: what this one waits for will be found in the dict. lock: the name of its lock.
 local function watch(self, flight, lock, holder)
+  unlock(self, flight)
   flight.lock, flight.holder = lock, holder
   self.watched[flight.key] = flight
   if ensure_poller(self) then return end
@@ -234,54 +338,88 @@ local function watch(self, flight, lock, holder)
   resolve(self, flight, nil, { code = "internal" })
 end
 
--- Takes the lock of a flight's key, or of its credential, and calls a function with the flight and the lock's owner; or
--- has the flight watched. Returns what the function does.
-local function with_lock(self, flight, lock, owner, act)
-  local locked, holder = self.store:lock(lock, owner, self.settings.timeout + LOCK_SLACK_SECONDS)
-  if not locked then return watch(self, flight, lock, holder) end
-  local ok, result = pcall(act, self, flight, owner)
-  self.store:unlock(lock, owner)
-  if not ok then error(result, 0) end
-  return result
+-- Returns whether the flight has a lock, of its key or of its credential. Otherwise it is watched.
+local function lock(self, flight, name)
+  if flight.locks[name] then return true end
+  if not next(flight.locks) then flight.owner = next_owner() end
+  local locked, holder = self.store:lock(name, flight.owner, self.settings.timeout + LOCK_SLACK_SECONDS)
+  if locked then
+    flight.locks[name] = true
+  else
+    watch(self, flight, name, holder)
+  end
+  return locked
 end
 
-local function fetch_unknown(self, flight, owner)
-  if not take_known(self, flight) then return fetch(self, flight, owner) end
-end
-
-local function serve_key(self, flight, owner)
-  return with_lock(self, flight, flight.key, owner, fetch_unknown)
-end
-
--- Returns whether no Lua state was left.
+-- Serves a flight that a runner has taken. One that is to have another attempt keeps its locks; one that found no Lua
+-- state does not. Returns whether no Lua state was left.
 local function serve(self, flight)
-  if not is_wanted(self, flight) then return self.forget(flight) end
   local credential = flight.credential
-  if not credential or self.store:is_proven(credential) then return serve_key(self, flight, next_owner()) end
-  return with_lock(self, flight, credential, next_owner(), serve_key)
+  if credential and not self.store:is_proven(credential) and not lock(self, flight, credential) then return false end
+  if not lock(self, flight, flight.key) or take_known(self, flight) then return false end
+  local is_starved = fetch(self, flight)
+  if is_starved then unlock(self, flight) end
+  return is_starved
 end
 
--- Returns whether there was a flight, and whether no Lua state was left for it.
-local function serve_next(self)
+local function make_overload(self, flight)
+  local seconds = math.max(1, math.min(MAX_OVERLOAD_SECONDS, self.queue:estimate_wait(flight)))
+  return { code = "overloaded", retry_after = seconds }
+end
+
+-- While others wait, a token request is not made that will probably be answered too late.
+local function is_too_late(self, flight)
+  if flight.renewed_end or self.queue:count_cold() == 0 then return false end
+  return flight.deadline - now() < self.endpoint:estimate_seconds()
+end
+
+-- Whether a flight that a runner has taken is to be served. Ends it, if not.
+local function is_servable(self, flight)
+  if not is_wanted(self, flight) then
+    resolve(self, flight, nil, CLIENT_GONE)
+    return false
+  end
+  if not is_too_late(self, flight) then return true end
+  resolve(self, flight, nil, flight.last_failure or make_overload(self, flight))
+  return false
+end
+
+local function take_servable(self)
   local flight = self.queue:take()
-  if not flight then return false end
-  local ok, result = pcall(serve, self, flight)
-  if ok then return true, result end
-  self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(result))
-  resolve(self, flight, nil, { code = "internal" })
-  return true
+  while flight and not is_servable(self, flight) do
+    self.queue:finish(flight)
+    flight = self.queue:take()
+  end
+  return flight
 end
 
--- Serves flights until the queue is empty, each with a permit.
+local continue_elsewhere
+
+-- Serves the next flight, with a permit in hand. Returns it (nil where there is none that may be taken), and whether no
+-- Lua state was left.
+local function serve_next(self)
+  local flight = take_servable(self)
+  if not flight then return nil end
+  continue_elsewhere(self)
+  local ok, is_starved = pcall(serve, self, flight)
+  if ok then return flight, is_starved end
+  self.log(ngx.ERR, "internal error while fetching a token: " .. tostring(is_starved))
+  resolve(self, flight, nil, { code = "internal" })
+  return flight, false
+end
+
+-- Serves flights until there is none that may be taken.
 local function drain_queue(self)
-  local was_served, is_starved
+  local is_starved
   repeat
-    local ok
+    local began = now()
     permits.acquire(is_starved)
-    ok, was_served, is_starved = pcall(serve_next, self)
+    local ok, flight, result = pcall(serve_next, self)
     permits.release()
-    if not ok then error(was_served, 0) end
-  until not was_served
+    if not ok then error(flight, 0) end
+    is_starved = result
+    if flight then self.queue:finish(flight, not is_starved and now() - began or nil) end
+  until not flight
 end
 
 -- The body of a runner. What is under way goes on while the worker winds up (premature): requests wait for it.
@@ -306,7 +444,7 @@ local function count_runners(self)
   return count, is_pending
 end
 
--- Has one more runner started where there may be more. Returns whether there is any.
+-- Starts one more runner where there may be more. Returns whether there is any.
 local function start_runner(self)
   local count = count_runners(self)
   if count >= self.settings.max_inflight then return true end
@@ -315,10 +453,29 @@ local function start_runner(self)
   return ticket ~= nil or count > 0
 end
 
+-- Starts one more runner, unless one is about to begin, if there is a flight for it: runners end while unknown flights
+-- have all the runners that they may have.
+function continue_elsewhere(self)
+  if self.queue:has_next() and not select(2, count_runners(self)) then start_runner(self) end
+end
+
+-- Puts a flight back into the queue, in front of those of its class.
+local function requeue(self, flight)
+  self.queue:add_first(flight)
+  start_runner(self)
+end
+
+-- Why the flight that has the lock failed, if that says something of this one; or nil.
+local function find_report(self, flight)
+  local report = flight.holder and self.store:get_report(flight.holder)
+  local is_of_other_key = report and flight.lock ~= flight.key and KEY_FAILURES[report.code]
+  return not is_of_other_key and report or nil
+end
+
 -- Looks after a flight whose key or credential another flight has locked. Returns whether that is over.
 local function check_watched(self, flight)
   if not is_wanted(self, flight) then
-    self.forget(flight)
+    resolve(self, flight, nil, CLIENT_GONE)
     return true
   end
   if take_known(self, flight) then return true end
@@ -328,35 +485,52 @@ local function check_watched(self, flight)
     self.log(ngx.WARN, ("key %s: its lock belonged to a worker that is gone"):format(key.shorten(flight.key)))
     self.store:unlock(flight.lock, holder)
   end
-  local report = flight.holder and self.store:get_report(flight.holder)
-  if report and not (flight.lock ~= flight.key and KEY_FAILURES[report.code]) then
+  local report = find_report(self, flight)
+  if report then
     resolve(self, flight, nil, report)
     return true
   end
-  self.queue:add_first(flight)
-  start_runner(self)
+  requeue(self, flight)
   return true
 end
 
-local function check_all_watched(self)
-  for name, flight in pairs(self.watched) do
-    local ok, is_over = pcall(check_watched, self, flight)
+-- Looks after a flight that waits for another attempt. Returns whether that is over.
+local function check_delayed(self, flight)
+  if not is_wanted(self, flight) then
+    resolve(self, flight, nil, CLIENT_GONE)
+    return true
+  end
+  if now() < flight.wake_at then return false end
+  requeue(self, flight)
+  return true
+end
+
+-- Calls check for each flight of a table, and removes those that it is done with.
+local function check_each(self, some, get_flight, check)
+  for name, value in pairs(some) do
+    local flight = get_flight(name, value)
+    local ok, is_over = pcall(check, self, flight)
     if not ok then
-      self.log(ngx.ERR, "a fault of icptoken: " .. tostring(is_over))
+      self.log(ngx.ERR, "internal error while waiting for a token: " .. tostring(is_over))
       resolve(self, flight, nil, { code = "internal" })
     end
-    if not ok or is_over then self.watched[name] = nil end
+    if not ok or is_over then some[name] = nil end
   end
+end
+
+local function check_all(self)
+  check_each(self, self.watched, function(_, flight) return flight end, check_watched)
+  check_each(self, self.delayed, function(flight) return flight end, check_delayed)
 end
 
 -- The body of the poller.
 function poll(_, self, ticket)
   if self.poller ~= ticket then return end -- it was given up for lost
   ticket.began = true
-  check_all_watched(self)
-  while next(self.watched) do
+  check_all(self)
+  while next(self.watched) or next(self.delayed) do
     ngx.sleep(POLL_SECONDS)
-    check_all_watched(self)
+    check_all(self)
   end
   self.poller = nil
 end
@@ -364,11 +538,13 @@ end
 -- Sees to it that somebody looks after a flight that was there already.
 local function ensure_served(self, flight)
   if flight.list and not select(2, count_runners(self)) then start_runner(self) end
-  if self.watched[flight.key] == flight then ensure_poller(self) end
+  if self.watched[flight.key] == flight or self.delayed[flight] then ensure_poller(self) end
 end
 
+-- Queues a new flight. Returns it, or nil and a failure.
 local function add_flight(self, flight)
   local problem
+  flight.attempts, flight.descriptors, flight.locks = 0, {}, {}
   flight.semaphore, problem = semaphore.new(0)
   if not flight.semaphore then
     self.log(ngx.ERR, "no semaphore: " .. tostring(problem))
@@ -387,20 +563,41 @@ local function tell_not_started(self)
     .. "nginx.conf, and lua_code_cache on? Until then requests are answered with 503")
 end
 
--- May a new cold flight be queued?
+-- Why no flight can be queued at all, or nil.
 local function find_obstacle(self)
   if not self.started then tell_not_started(self) end
   if not self.started or self.broken then return { code = "not_started" } end
-  if self.queue:is_full(self.settings.max_queue, is_awaited, self.forget) then return { code = "queue_full" } end
+end
+
+-- Whether a flight that comes now would wait too long.
+local function is_hopeless(self, flight)
+  local wait = self.queue:estimate_wait(flight)
+  return wait > 0 and wait + self.endpoint:estimate_seconds() > WAIT_MARGIN * self.settings.timeout
+end
+
+-- Why a flight that somebody will wait for is not to be queued, or nil. Who cannot be served learns it now.
+local function find_shortage(self, flight)
+  local limit = self.settings.max_queue
+  if is_hopeless(self, flight) or self.queue:count_cold() >= limit then self.queue:sweep(is_present, self.drop) end
+  if is_hopeless(self, flight) then return make_overload(self, flight) end
+  return not self.queue:make_room(flight, limit, self.displace) and QUEUE_FULL or nil
+end
+
+local function is_client_gone()
+  local descriptor = client.get_descriptor()
+  return descriptor ~= nil and client.are_gone { descriptor }
 end
 
 local function wait(self, flight, deadline)
   local started = now()
   flight.deadline = math.max(flight.deadline or 0, deadline)
+  client.add_descriptor(flight.descriptors, client.get_descriptor())
   flight.semaphore:wait(math.max(0, deadline - started))
   self.metrics:observe("wait_seconds", now() - started)
+  -- the answer may have come after that
+  if flight.credential_end and now() >= flight.credential_end then return nil, { code = "unauthorized" } end
   if flight.done then return flight.result, flight.failure end
-  return nil, { code = "timeout" }
+  return nil, flight.last_failure or find_report(self, flight) or TIMEOUT
 end
 
 -- Somebody needs what was only to be renewed.
@@ -409,11 +606,19 @@ local function turn_cold(self, flight)
   if flight.list then self.queue:add(flight) end
 end
 
+-- Queues a flight that somebody will wait for. Returns it, or nil and a failure.
+local function add_cold(self, flight)
+  if not self.store:is_subject_known(flight.subject) then flight.client = self.find_address() end
+  local failure = find_shortage(self, flight)
+  if failure then return nil, failure end
+  return add_flight(self, flight)
+end
+
 -- A new flight that somebody will wait for; nil and a failure where there can be none.
 local function begin_cold(self, flight)
   local failure = find_refusal(self, flight) or find_obstacle(self)
   if failure then return nil, failure end
-  return add_flight(self, flight)
+  return add_cold(self, flight)
 end
 
 -- Waits for what a key's flight brings: one that is there already, or the one that make_flight returns (or nil and a
@@ -421,6 +626,7 @@ end
 local function join(self, name, make_flight, ...)
   local flight, failure = self.by_key[name]
   if not flight then
+    if is_client_gone() then return nil, CLIENT_GONE end
     flight, failure = make_flight(name, ...)
     if flight then flight, failure = begin_cold(self, flight) end
     if not flight then return nil, failure end
@@ -436,18 +642,19 @@ end
 local function make_fetch(name, make_request)
   local request, credential, credential_end = make_request()
   if not request then return nil, credential end
-  return { key = name, request = request, credential = credential, credential_end = credential_end }
+  return { key = name, request = request, credential = credential, subject = credential,
+    credential_end = credential_end }
 end
 
 --- Waits for a key's token. Returns its Authorization value, or nil and a failure. make_request is called for a new
--- question; it returns the request, the name of its credential, and when the credential expires (or nil); or nil and a
--- failure.
+-- token request; it returns the request, the name of its credential, and when the credential expires (or nil); or nil
+-- and a failure.
 function flights_methods:obtain(name, make_request)
   return join(self, name, make_fetch, make_request)
 end
 
---- Has a key's token renewed, which is good until renewed_end, behind all who wait for one, if there is room in the
--- queue. Returns at once; false where its renewals pause, as one has failed.
+--- Has a key's token renewed, which is good until renewed_end, if there is room in the queue. Returns at once; false
+-- where its renewals pause, as one has failed.
 function flights_methods:renew(name, renewed_end, make_request)
   local flight = self.by_key[name]
   if flight then
@@ -463,17 +670,19 @@ function flights_methods:renew(name, renewed_end, make_request)
   return true
 end
 
-local function make_login(name, sealing_key, name_credential, request)
-  return { key = name, sealing_key = sealing_key, name_credential = name_credential, request = request }
+local function make_login(name, subject, sealing_key, name_credential, request)
+  return { key = name, subject = subject, sealing_key = sealing_key, name_credential = name_credential,
+    request = request }
 end
 
 --- The ID token of a user, { token, expires_at }, or nil and a failure: one that an earlier login brought, or that a
--- login brings, for which it waits. name: of the credential. sealing_key: made of the credential, for what is kept.
--- name_credential: gives the name that an ID token has as a credential itself. request: username, password.
-function flights_methods:log_in(name, sealing_key, name_credential, request)
+-- login brings, for which it waits. name: of the login. subject: the name of the user name and password as a
+-- credential of token requests. sealing_key: made of the credential, for what is kept. name_credential: returns the
+-- name that an ID token has as a credential itself. request: username, password.
+function flights_methods:log_in(name, subject, sealing_key, name_credential, request)
   local identity = self.store:get_identity(name, sealing_key)
   if identity then return identity end
-  return join(self, name, make_login, sealing_key, name_credential, request)
+  return join(self, name, make_login, subject, sealing_key, name_credential, request)
 end
 
 -- One of many at a time, so that as many Lua states are made.

@@ -4,7 +4,12 @@ local options = {}
 
 local function is_string(value) return type(value) == "string" and value ~= "" end
 local function is_seconds(value) return type(value) == "number" and value > 0 and value < 1e6 end
+local function is_hedge(value) return value == false or is_seconds(value) end
 local function is_count(value) return type(value) == "number" and value >= 1 and value <= 1e6 and value % 1 == 0 end
+-- The name of a variable of nginx, or a function.
+local function is_source(value)
+  return type(value) == "function" or type(value) == "string" and value:find "^[%w_]+$" ~= nil
+end
 local function is_function(value) return type(value) == "function" end
 local function is_boolean(value) return type(value) == "boolean" end
 local function is_challenge(value) return value == "basic" or value == "bearer" end
@@ -21,12 +26,14 @@ local OPTIONS = {
   { "delete_actions", is_actions, "actions divided by commas", "delete,*" },
   { "credential", is_function, "a function" },
   { "scope", is_function, "a function" },
+  { "client_address", is_source, "the name of a variable, without its $, or a function", "binary_remote_addr" },
   { "challenge", is_challenge, '"basic" or "bearer"', "basic" },
   { "realm", is_string, "a string" },
   { "token_user", is_string, "a string" },
   { "timeout", is_seconds, "a number of seconds above 0", 10 },
   { "max_inflight", is_count, "a whole number above 0", 8 },
   { "max_queue", is_count, "a whole number above 0", 1000 },
+  { "hedge_after", is_hedge, "a number of seconds above 0, or false" },
   { "error_ttl", is_seconds, "a number of seconds above 0", 5 },
   { "dict", is_string, "the name of a lua_shared_dict", "icptoken" },
   { "thread_pool", is_string, "the name of a thread_pool", "icptoken" },

@@ -34,8 +34,20 @@ local AUTHORIZATION = [[\ABearer [A-Za-z0-9._~+/-]+=*\z]]
 -- How many records of tokens are known to be right, at most twice that many at a time.
 local MAX_RECENT = 256
 
+-- Expired records are looked for once in so many writes, where less than this share of the dict is free; so many of
+-- them are removed at a time.
+local SWEEP_PUTS, MIN_FREE_SHARE, MAX_SWEPT = 200, 0.25, 2000
+
 -- Pauses between renewals that fail: 1 s, 2 s, 4 s … 60 s.
 local MAX_PAUSE_SECONDS = 60
+
+-- A credential counts as known for so long after it had a token: as long as an ID token of ICP lasts.
+local SUBJECT_SECONDS = 12 * 3600
+
+-- Keys that failed one after the other: so many are remembered, by their first bytes, for so long after the last one.
+local MAX_FAILING_KEYS = 4
+local FAILING_KEY_BYTES = 8
+local FAILING_SECONDS = 120
 
 -- How long workers can read what became of a fetch that failed.
 local REPORT_SECONDS = 2
@@ -61,7 +73,18 @@ local function decode(value)
   return sub(value, HEAD_BYTES + 1), times.mark_seconds + times.mark_milliseconds / 1000, end_at
 end
 
+-- ngx_lua makes room in a dict by removing what was used least recently, expired or not, and looks for expired records
+-- only at that end. Short-lived records would so push out tokens that are good but idle. So expired ones are removed
+-- now and then, where the dict has become full: the work is a walk over all records, once for many that were put.
+local function sweep(self)
+  self.puts = self.puts + 1
+  if self.puts < SWEEP_PUTS then return end
+  self.puts = 0
+  if self.dict:free_space() < self.dict:capacity() * MIN_FREE_SHARE then self.dict:flush_expired(MAX_SWEPT) end
+end
+
 local function put(self, name, text, seconds, mark)
+  sweep(self)
   seconds = math.max(MIN_SECONDS, seconds)
   local stored, problem, forced = self.dict:set(name, encode(now() + seconds, mark or 0, text), seconds)
   if forced then self.on_eviction() end
@@ -70,7 +93,8 @@ end
 
 --- The store in a dict. on_eviction is called when something that had not ended made room.
 function store.new(dict, on_eviction)
-  return setmetatable({ dict = dict, on_eviction = on_eviction, recent = {}, recent_count = 0, older = {} }, store_meta)
+  return setmetatable({ dict = dict, on_eviction = on_eviction, puts = 0, recent = {}, recent_count = 0, older = {} },
+    store_meta)
 end
 
 --- Whether a token may stand in a header.
@@ -207,9 +231,9 @@ function store_methods:get_identity(name, sealing_key)
   return id_token and { token = id_token, expires_at = expires_at }
 end
 
---- Tells who waits for an owner's fetch why it failed.
-function store_methods:put_report(owner, failure)
-  put_failure(self, "r" .. owner, failure, REPORT_SECONDS)
+--- Tells who waits for an owner's fetch why it failed. more_seconds: to be read so much longer than usual.
+function store_methods:put_report(owner, failure, more_seconds)
+  put_failure(self, "r" .. owner, failure, REPORT_SECONDS + (more_seconds or 0))
 end
 
 --- Why an owner's fetch failed, or nil.
@@ -225,6 +249,42 @@ end
 --- How the endpoint refused a key's credential a moment ago, or nil.
 function store_methods:get_refusal(key)
   return get_failure(self, "f" .. key)
+end
+
+--- Notes that a credential had a token. subject: a name of the credential.
+function store_methods:note_subject(subject)
+  local _, _, end_at = decode(self.dict:get("c" .. subject))
+  if end_at and end_at - now() > SUBJECT_SECONDS / 2 then return end
+  put(self, "c" .. subject, "", SUBJECT_SECONDS)
+end
+
+--- Forgets that, as the credential was refused.
+function store_methods:forget_subject(subject)
+  self.dict:delete("c" .. subject)
+end
+
+--- Whether a credential had a token recently.
+function store_methods:is_subject_known(subject)
+  return decode(self.dict:get("c" .. subject)) ~= nil
+end
+
+--- Counts a key whose token request failed, and returns how many different ones have since the endpoint last answered,
+-- up to MAX_FAILING_KEYS.
+function store_methods:count_failing(endpoint, key)
+  local name = "k" .. endpoint
+  local text = decode(self.dict:get(name)) or ""
+  local mark = sub(key or "", 1, FAILING_KEY_BYTES)
+  for first = 1, #text, FAILING_KEY_BYTES do
+    if sub(text, first, first + FAILING_KEY_BYTES - 1) == mark then return #text / FAILING_KEY_BYTES end
+  end
+  text = sub(mark .. text, 1, MAX_FAILING_KEYS * FAILING_KEY_BYTES)
+  put(self, name, text, FAILING_SECONDS)
+  return #text / FAILING_KEY_BYTES
+end
+
+--- Begins that count again: the endpoint has answered.
+function store_methods:clear_failing(endpoint)
+  self.dict:delete("k" .. endpoint)
 end
 
 --- Whether renewals of a subject (a key, or an endpoint's fingerprint) wait.

@@ -45,10 +45,10 @@ local function set_timeout(request)
   return request.timeout
 end
 
--- A failure as the functions here give it: with the time that there was.
-local function fail(seconds, message, code, details)
+-- A failure as the functions here give it: with the time that there was, and how many attempts were made in it.
+local function fail(seconds, message, code, details, attempts)
   details = details or {}
-  details.timeout = seconds
+  details.timeout, details.attempts = seconds, attempts
   return nil, message, code, details
 end
 
@@ -67,11 +67,15 @@ local function fetch(gateway, options, request)
   local client, message, code, details = get_client(gateway, options)
   if not client then return fail(seconds, message, code, details) end
   local answer
+  local attempts_before = client:stats().attempts
   answer, message, code, details = client:fetch(request)
-  if not answer then return fail(seconds, message, code, details) end
+  local stats = client:stats()
+  local attempts = stats.attempts - attempts_before
+  if not answer then return fail(seconds, message, code, details, attempts) end
   -- the module's times are on the wall clock, which counts from here on no more
   local offset = clock.now() - clock.wall()
-  return { token = answer.token, refresh_at = answer.refresh_at + offset,
+  return { token = answer.token, attempts = attempts, seconds = stats.timings.total,
+    refresh_at = answer.refresh_at + offset,
     end_at = answer.expires_at + offset - compute_leeway(answer.expires_at - clock.wall()) }
 end
 
@@ -88,7 +92,8 @@ end
 --- Asks the endpoint. gateway names the client, whose options these are. request: as for client:fetch, but `deadline`
 -- on clock.now() in place of a timeout. Returns first { thread, began_at, ended_at }: which thread this was, and from
 -- when to when on clock.now(); and then the token, when to renew it and until when to use it; or nil, message, code,
--- details, with the timeout that was left in the details. The code is "not_asked" when none was.
+-- details, with the timeout that was left and the number of attempts in the details. A token comes with that number as
+-- well, and with the seconds that its own attempt took. The code is "not_asked" when none was.
 function worker_thread.fetch(...)
   return note_times(fetch, ...)
 end
