@@ -20,6 +20,8 @@ static const unsigned char *answer;
 static size_t answer_size;
 static int peer = -1;
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): glibc's names are reserved ones
+
 /* Stands for libc's in this program, and in libcurl: the other end has sent the answer already. */
 int socket(int family, int type, int protocol) {
   int pair[2];
@@ -35,10 +37,12 @@ int socket(int family, int type, int protocol) {
 }
 
 /* The end of a pair is connected. */
-int connect(int fd, const struct sockaddr *address, socklen_t length) {
+int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length) {
   (void)fd, (void)address, (void)length;
   return 0;
 }
+
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
 
 /* Makes and checks an exchange, over one client for all if it may be kept. */
 static const char script[] =
@@ -79,7 +83,7 @@ static bool may_keep_handle(void) {
 static lua_State *open_state(void) {
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
-  if (luaL_loadstring(L, script) != LUA_OK) abort();
+  if (luaL_loadstring(L, script) != 0) abort();
   lua_pushcfunction(L, luaopen_icptoken);
   lua_call(L, 0, 1);
   lua_pushboolean(L, may_keep_handle());
@@ -97,12 +101,12 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   if (L == NULL) L = open_state();
   lua_settop(L, 1);
   lua_pushvalue(L, 1);
-  if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
+  if (lua_pcall(L, 0, 0, 0) != 0) {
     fprintf(stderr, "%s\n", lua_tostring(L, -1));
     abort();
   }
   if (peer >= 0) close(peer);
   peer = -1;
-  lua_gc(L, LUA_GCCOLLECT); /* else libFuzzer takes what waits for it for a leak */
+  lua_gc(L, LUA_GCCOLLECT, 0); /* else libFuzzer takes what waits for it for a leak */
   return 0;
 }

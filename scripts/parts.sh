@@ -4,14 +4,17 @@
 # Files whose subject is C code that does not depend on the runtime, and that take long.
 COSTLY='spec/memory_spec.lua spec/batch_spec.lua spec/daemon_spec.lua spec/truncation_spec.lua spec/limit_spec.lua
   spec/retry_spec.lua'
+# Files whose specs are all tagged `deep`.
+# shellcheck disable=SC2034 # scripts/test uses it
+ONLY_DEEP='spec/gateway/clients_spec.lua'
 runtimes=$(scripts/list-runtimes)
 
+is_one_of() { # file, list
+  [[ " ${2//$'\n'/ } " == *" $1 "* ]]
+}
+
 is_costly() { # file
-  local file
-  for file in $COSTLY; do
-    [ "$file" != "$1" ] || return 0
-  done
-  return 1
+  is_one_of "$1" "$COSTLY"
 }
 
 # Jobs that share a build directory would disturb each other, so everything is built before. BUILT tells scripts/specs.

@@ -155,7 +155,8 @@ describe("the sources", function()
     for _, path in ipairs(lines_of "ls src/*.c") do
       if includes_lua(path) then knowing[#knowing + 1] = path:match "src/(.*)%.c" end
     end
-    assert.same({ "batch", "call", "client", "compat", "options", "request", "response", "session", "token" }, knowing)
+    assert.same({ "batch", "call", "client", "compat", "files", "json", "options", "request", "response", "session",
+      "token" }, knowing)
   end)
 
   it("include each other in one direction", function()

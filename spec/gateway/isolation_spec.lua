@@ -112,7 +112,8 @@ describe("a cluster whose endpoint hangs", function()
       percentile = measure_other(round)
     end
     load.together(unpack(tasks))
-    assert.same({ [504] = #waiters }, load.count(waiters))
+    local counts = load.count(waiters) -- 503 for those who are told early that they cannot be served in time
+    assert.equal(#waiters, (counts[504] or 0) + (counts[503] or 0))
     return percentile
   end
 

@@ -27,7 +27,7 @@ local ALL = [[gcc libc6-dev make pkg-config libcurl4-openssl-dev lua5.4 liblua5.
   liblua5.2-dev lua5.3 liblua5.3-dev lua5.5 liblua5.5-dev clang clang-tidy clang-format libclang-rt-14-dev
   cppcheck valgrind lua-check
   shellcheck libnginx-mod-http-lua lua-resty-lrucache nginx docker-registry skopeo curl ca-certificates procps git
-  luarocks unzip util-linux lua-curl lua-sec wrk debootstrap debian-archive-keyring]]
+  luarocks unzip util-linux locales containerd lua-curl lua-sec wrk debootstrap debian-archive-keyring]]
 
 local fakes, policy
 

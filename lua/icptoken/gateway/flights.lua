@@ -126,12 +126,16 @@ local function is_wanted(self, flight)
   return flight.renewed_end ~= nil and now() < flight.renewed_end and not is_paused(self, flight.key)
 end
 
--- Returns the locks that a flight holds.
+-- Returns a lock, if the flight holds it.
+local function unlock_one(self, flight, name)
+  if not flight.locks[name] then return end
+  flight.locks[name] = nil
+  self.store:unlock(name, flight.owner)
+end
+
+-- Returns all locks that a flight holds.
 local function unlock(self, flight)
-  for name in pairs(flight.locks) do
-    flight.locks[name] = nil
-    self.store:unlock(name, flight.owner)
-  end
+  for name in pairs(flight.locks) do unlock_one(self, flight, name) end
 end
 
 local function forget(self, flight)
@@ -273,6 +277,11 @@ local function ensure_poller(self)
   return self.poller ~= nil
 end
 
+-- The report of an owner's failed attempt that is not the last one.
+local function name_interim(owner)
+  return owner .. ":interim"
+end
+
 -- Arranges another attempt, if there is to be one. Returns whether it did.
 local function delay(self, flight, failure)
   local wait = compute_retry_wait(self, flight, failure)
@@ -280,7 +289,9 @@ local function delay(self, flight, failure)
   flight.last_failure, flight.wake_at = failure, now() + wait
   self.delayed[flight] = true
   -- for those who wait in another worker, should their time be over before the next attempt has ended
-  self.store:put_report(flight.owner, failure, flight.deadline - now())
+  self.store:put_report(name_interim(flight.owner), failure, flight.deadline - now())
+  -- the credential's other scopes need not wait for this one's next attempt
+  if flight.credential then unlock_one(self, flight, flight.credential) end
   return true
 end
 
@@ -330,7 +341,6 @@ end
 
 -- Another flight makes the request: what this one waits for will be found in the dict. lock: the name of its lock.
 local function watch(self, flight, lock, holder)
-  unlock(self, flight)
   flight.lock, flight.holder = lock, holder
   self.watched[flight.key] = flight
   if ensure_poller(self) then return end
@@ -351,12 +361,12 @@ local function lock(self, flight, name)
   return locked
 end
 
--- Serves a flight that a runner has taken. One that is to have another attempt keeps its locks; one that found no Lua
--- state does not. Returns whether no Lua state was left.
+-- Serves a flight that a runner has taken. The lock of its key comes first and stays with it while it waits for that of
+-- its credential, or for another attempt, but not where no Lua state was left. Returns whether none was.
 local function serve(self, flight)
   local credential = flight.credential
-  if credential and not self.store:is_proven(credential) and not lock(self, flight, credential) then return false end
   if not lock(self, flight, flight.key) or take_known(self, flight) then return false end
+  if credential and not self.store:is_proven(credential) and not lock(self, flight, credential) then return false end
   local is_starved = fetch(self, flight)
   if is_starved then unlock(self, flight) end
   return is_starved
@@ -465,9 +475,9 @@ local function requeue(self, flight)
   start_runner(self)
 end
 
--- Why the flight that has the lock failed, if that says something of this one; or nil.
-local function find_report(self, flight)
-  local report = flight.holder and self.store:get_report(flight.holder)
+-- Why the flight of this owner failed, or nil where that says nothing about the flight that waits for its lock.
+local function find_report(self, flight, owner)
+  local report = self.store:get_report(owner)
   local is_of_other_key = report and flight.lock ~= flight.key and KEY_FAILURES[report.code]
   return not is_of_other_key and report or nil
 end
@@ -485,7 +495,7 @@ local function check_watched(self, flight)
     self.log(ngx.WARN, ("key %s: its lock belonged to a worker that is gone"):format(key.shorten(flight.key)))
     self.store:unlock(flight.lock, holder)
   end
-  local report = find_report(self, flight)
+  local report = flight.holder and find_report(self, flight, flight.holder)
   if report then
     resolve(self, flight, nil, report)
     return true
@@ -597,7 +607,9 @@ local function wait(self, flight, deadline)
   -- the answer may have come after that
   if flight.credential_end and now() >= flight.credential_end then return nil, { code = "unauthorized" } end
   if flight.done then return flight.result, flight.failure end
-  return nil, flight.last_failure or find_report(self, flight) or TIMEOUT
+  local reported = flight.holder
+    and (find_report(self, flight, flight.holder) or find_report(self, flight, name_interim(flight.holder)))
+  return nil, flight.last_failure or reported or TIMEOUT
 end
 
 -- Somebody needs what was only to be renewed.
