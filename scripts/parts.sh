@@ -3,7 +3,8 @@
 
 # Files whose subject is C code that does not depend on the runtime, and that take long.
 COSTLY='spec/memory_spec.lua spec/batch_spec.lua spec/daemon_spec.lua spec/truncation_spec.lua spec/limit_spec.lua
-  spec/retry_spec.lua'
+  spec/retry_spec.lua spec/secret_spec.lua spec/locale_spec.lua spec/process_spec.lua spec/tls_spec.lua
+  spec/hedge_spec.lua'
 # Files whose specs are all tagged `deep`.
 # shellcheck disable=SC2034 # scripts/test uses it
 ONLY_DEEP='spec/gateway/clients_spec.lua'
