@@ -229,6 +229,102 @@ describe("a client in its process", function()
     assert.matches("^false.*the clocks of this machine cannot be read", output)
   end)
 
+  describe("in a process that has no descriptor left", function()
+    -- Prints a line for each number of descriptors that are left: what a client made with them, and a call with them
+    -- of a client that was made before, give. Then what they give once there are enough again.
+    local STARVE = [[
+      local host, cert, key = arg[1], arg[7], arg[8]
+      local icptoken = require "icptoken"
+      local all = { host = host, port = tonumber(arg[2]), retries = 0, timeout = 60, [arg[3] ] = arg[4] }
+      all.cacert = all.cacert or (not all.capath and arg[5]) or nil
+      if arg[3] ~= "id_token_file" then all.id_token = arg[6] end
+      if cert ~= "" then all.cert, all.key = cert, key end
+      local held = {}
+      local function hold(left)
+        repeat
+          held[#held + 1] = io.open "/dev/null"
+          local more = io.open "/dev/null"
+          if more then more:close() end
+        until not more
+        for _ = 1, left do table.remove(held):close() end
+      end
+      local function release()
+        for _, file in ipairs(held) do file:close() end
+        held = {}
+      end
+      local function show(what, left, token, message, code, details)
+        print(what, left, token and "ok" or code, details and tostring(details.retryable), message)
+      end
+      for left = 0, 12 do
+        local early = assert(icptoken.new(all))
+        hold(left)
+        local late, message, code, details = icptoken.new(all)
+        if late then late:close() end
+        show("new", left, late, message, code, details)
+        show("fetch", left, early:fetch())
+        show("fetch_all", left, early:fetch_all { {} })
+        release()
+        show("again", left, early:fetch())
+        early:close()
+      end
+    ]]
+
+    local function make_pin_file(path)
+      assert(os.execute(("openssl x509 -in %s -noout -pubkey >%s"):format(icp.server_cert, path)))
+      return path
+    end
+
+    local function make_capath()
+      local directory = os.tmpname()
+      os.remove(directory)
+      assert(os.execute(("mkdir %s && cp %s %s/ca.pem && openssl rehash %s"):format(directory, icp.ca, directory,
+        directory)))
+      return directory
+    end
+
+    -- each: the option that names a file, its value, the rest
+    local files = {
+      { "cacert", function() return icp.ca end },
+      { "capath", make_capath },
+      { "pinned_public_key", function() return make_pin_file(os.tmpname()) end },
+      { "id_token_file", function() return icp.id_token_file end },
+      { "cert", function() return icp.client_cert end, client_cert = true },
+    }
+    for _, host in ipairs { "127.0.0.1", "localhost" } do
+      for _, case in ipairs(files) do
+        it(("is told so, and can be used later: host %s, option %s"):format(host, case[1]), function()
+          local path = case[2]()
+          local port = case.client_cert and icp.ports.client_cert or icp.port
+          local good, _, output = interpreter.run { code = STARVE, descriptors = 40, args = { host, tostring(port),
+            case[1], path, icp.ca, icp.id_token, case.client_cert and icp.client_cert or "",
+            case.client_cert and icp.client_key or "" } }
+          if case[1] == "capath" then os.execute("rm -r " .. path) end
+          if case[1] == "pinned_public_key" then os.remove(path) end
+          assert.is_true(good, output)
+          local short, lines = {}, 0
+          for what, left, result, retryable, message in output:gmatch "(%S+)\t(%d+)\t(%S+)\t(%S+)\t([^\n]*)" do
+            lines = lines + 1
+            if result ~= "ok" then
+              assert.not_equal("again", what, output)
+              assert.equal("connect", result, output)
+              assert.equal("true", retryable)
+              assert.matches("too many open files", message, 1, true)
+              assert.matches("ulimit -n", message, 1, true)
+              short[what .. left] = true
+            elseif left == "12" then
+              short[what] = "enough"
+            end
+          end
+          assert.equal(13 * 4, lines, output)
+          for _, what in ipairs { "new", "fetch" } do
+            assert.is_true(short[what .. 0], output)
+            assert.equal("enough", short[what], output)
+          end
+        end)
+      end
+    end
+  end)
+
   describe("in a process that has closed its descriptors", function()
     local LOGS = 60
 

@@ -73,6 +73,14 @@ void call_gather_secrets(struct call *call) {
   add_secret_base64(&call->secrets, call->client->pair.data, call->client->pair.length);
 }
 
+bool call_fail_resource(struct call *call, int problem) {
+  const char *descriptors = failure_explain_descriptors(problem);
+  if (descriptors == NULL) return call_fail_no_memory(call);
+  failure_set(&call->client->exchange.failure, FAILURE_CONNECT, true, "cannot call %s: %s",
+              call->client->endpoint.authority.data, descriptors);
+  return false;
+}
+
 bool call_fail_no_memory(struct call *call) {
   failure_set_no_memory(&call->client->exchange.failure);
   return false;

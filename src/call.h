@@ -69,6 +69,10 @@ void call_gather_secrets(struct call *call);
 int call_read_file(lua_State *L, struct call *call, const char *path, size_t limit,
                    struct buffer *content);
 
+/* Sets the call's failure to what an errno says the process lacks: descriptors, else memory.
+ * Returns false. */
+bool call_fail_resource(struct call *call, int problem);
+
 /* Sets the call's failure to memory that ran out. Returns false. */
 bool call_fail_no_memory(struct call *call);
 

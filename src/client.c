@@ -47,10 +47,15 @@ static void free_client(struct client *client) {
   client->open = false;
 }
 
-static int fail_no_memory(lua_State *L) {
+/* For an errno of pool_open; 0 stands for memory as well. */
+static int fail_resource(lua_State *L, int problem) {
   struct failure failure;
+  const char *descriptors = failure_explain_descriptors(problem);
   failure_clear(&failure);
-  failure_set_no_memory(&failure);
+  if (descriptors == NULL)
+    failure_set_no_memory(&failure);
+  else
+    failure_set(&failure, FAILURE_CONNECT, true, "cannot make a client: %s", descriptors);
   return response_push_failure(L, &failure, NULL, 0);
 }
 
@@ -85,13 +90,14 @@ static bool open_transfer(lua_State *L, struct client *client, struct transfer *
   return false;
 }
 
-/* Opens the resources of a client whose settings were read. False when memory is short. Raises for
- * an option that this libcurl does not know. */
+/* Opens the resources of a client whose settings were read. False when memory is short, or
+ * descriptors, as the errno at problem then says. Raises for an option that this libcurl does not
+ * know. */
 static bool open_client(lua_State *L, struct client *client, int own, int argument,
-                        enum options_place place) {
+                        enum options_place place, int *problem) {
   client->pool.multiplexed = strcmp(client->settings.http_version, "2") == 0;
   client->pool.kept = (long)client->settings.parallel + 1; /* and one for log-ins */
-  return open_endpoints(L, client, argument, place) && pool_open(&client->pool) &&
+  return open_endpoints(L, client, argument, place) && (*problem = pool_open(&client->pool)) == 0 &&
          buffer_append_string(&client->own_url, client->endpoint.url.data) &&
          request_append_query(L, 0, own, client->endpoint.has_query, &client->own_url) &&
          request_append_key(L, 0, own, &client->own_key) &&
@@ -128,9 +134,10 @@ int client_new(lua_State *L, int argument, enum options_place place) {
   keep_spare_details(L, own);
   lua_pushvalue(L, own);
   compat_setown(L, index);
-  if (!open_client(L, client, own, argument, place)) {
+  int problem = 0;
+  if (!open_client(L, client, own, argument, place, &problem)) {
     free_client(client);
-    return fail_no_memory(L);
+    return fail_resource(L, problem);
   }
   jitter_seed(&client->jitter);
   client->login.is_login = true;

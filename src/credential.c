@@ -77,6 +77,9 @@ bool credential_write_file(const char *path, int problem, const struct buffer *c
                                   line, failure);
   if (problem == ENOMEM)
     failure_set_no_memory(failure);
+  else if (failure_explain_descriptors(problem) != NULL)
+    failure_set(failure, FAILURE_CONNECT, true, "cannot read the ID token file %s: %s", shown,
+                failure_explain_descriptors(problem));
   else if (problem == EFBIG)
     failure_set(failure, FAILURE_INVALID_CREDENTIAL, false,
                 "the ID token file %s is larger than %d bytes", shown, CREDENTIAL_MAX_FILE);

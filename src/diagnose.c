@@ -40,9 +40,6 @@ static const char *explain_errno(long number) {
     return "no route to it from here";
   case ECONNRESET:
     return "connection reset";
-  case EMFILE:
-  case ENFILE:
-    return "this process has too many files open";
   case EACCES:
   case EPERM:
     return "this machine does not permit it";
@@ -238,6 +235,48 @@ static void diagnose_cut(const struct transfer *transfer, const struct circumsta
     failure_set(failure, FAILURE_NETWORK, true, "the answer of %s was cut off", where);
 }
 
+/* The errno of what this process lacks for a connection, a descriptor or memory; 0 when it lacks
+ * nothing. libcurl's codes name what it could not open for want of a descriptor as if that were at
+ * fault. */
+static int find_shortage(const struct transfer *transfer, const struct circumstances *about) {
+  enum { LOOKUP_DESCRIPTORS = 4 }; /* libcurl's pair, and what the resolver opens */
+  const struct opener *opener = &transfer->opener;
+  switch (transfer->result) {
+  case CURLE_COULDNT_CONNECT:
+  case CURLE_PROXY:
+  case CURLE_FAILED_INIT:
+    return opener->problem;
+  case CURLE_COULDNT_RESOLVE_HOST:
+  case CURLE_COULDNT_RESOLVE_PROXY:
+    return pool_probe_descriptors(LOOKUP_DESCRIPTORS);
+  case CURLE_OUT_OF_MEMORY:
+    return opener->last_port == 0 ? pool_probe_descriptors(LOOKUP_DESCRIPTORS) : opener->problem;
+  case CURLE_SSL_CACERT_BADFILE:
+  case CURLE_SSL_CERTPROBLEM:
+  case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+  case CURLE_SSL_CONNECT_ERROR:
+  case CURLE_BAD_FUNCTION_ARGUMENT:
+    return opener->exhausted;
+  case CURLE_PEER_FAILED_VERIFICATION: /* the files of a directory are read one by one */
+    return about->settings->cacert == NULL ? opener->exhausted : 0;
+  default:
+    return 0;
+  }
+}
+
+/* True when the process lacks descriptors, or memory for a socket. */
+static bool diagnose_shortage(const struct transfer *transfer, const struct circumstances *about,
+                              struct failure *failure) {
+  int problem = find_shortage(transfer, about);
+  const char *descriptors = failure_explain_descriptors(problem);
+  if (descriptors != NULL)
+    failure_set(failure, FAILURE_CONNECT, true, "cannot connect to %s: %s",
+                about->endpoint->authority.data, descriptors);
+  else if (problem == ENOMEM || problem == ENOBUFS)
+    failure_set_no_memory(failure);
+  return failure->code != FAILURE_NONE;
+}
+
 static void diagnose_error(const struct transfer *transfer, const struct circumstances *about,
                            struct failure *failure) {
   const char *where = about->endpoint->authority.data;
@@ -337,6 +376,8 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
   const struct answer *answer = &transfer->answer;
   failure_clear(failure);
   if (transfer->result != CURLE_OK && has_refusal(transfer))
+    ;
+  else if (transfer->result != CURLE_OK && diagnose_shortage(transfer, about, failure))
     ;
   else if (answer->too_large)
     failure_set(

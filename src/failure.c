@@ -2,6 +2,7 @@
  * A failure owns no memory, so that it can also report that there is none. */
 #include "failure.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,6 +40,17 @@ void failure_set_no_memory(struct failure *failure) {
   failure->code = FAILURE_NO_MEMORY;
   failure->retryable = true;
   strcpy(failure->message, "not enough memory");
+}
+
+const char *failure_explain_descriptors(int problem) {
+  switch (problem) {
+  case EMFILE:
+    return "too many open files (raise the limit of this process, `ulimit -n`, or close clients)";
+  case ENFILE:
+    return "too many open files on this machine (raise its limit, fs.file-max, or close some)";
+  default:
+    return NULL;
+  }
 }
 
 void failure_add(struct failure *failure, const char *format, ...) {

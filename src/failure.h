@@ -62,6 +62,9 @@ void failure_set(struct failure *failure, enum failure_code code, bool retryable
 /* The same for memory that ran out: the message is always this one. */
 void failure_set_no_memory(struct failure *failure);
 
+/* What a person can do about an errno that says that no descriptor is left; NULL for another. */
+const char *failure_explain_descriptors(int problem);
+
 /* Appends to the message as much as there is room for. */
 void failure_add(struct failure *failure, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

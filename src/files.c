@@ -28,27 +28,36 @@ static bool is_pipe(const char *path) {
 static bool fail(struct call *call, int file, const char *path, int problem) {
   struct failure *failure = &call->client->exchange.failure;
   if (problem == ENOMEM) return call_fail_no_memory(call);
+  const char *descriptors = failure_explain_descriptors(problem);
   const char *why = problem == ETIMEDOUT ? "it is a pipe whose writer did not finish in time"
                     : problem == EFBIG   ? "it is larger than 1 MiB"
                     : problem == EACCES  ? "permission denied"
                                          : "reading failed";
-  failure_set(failure, FAILURE_TLS, problem == ETIMEDOUT, "cannot read the %s %s: %s",
-              descriptions[file], path, why);
+  if (descriptors != NULL)
+    failure_set(failure, FAILURE_CONNECT, true, "cannot read the %s %s: %s", descriptions[file],
+                path, descriptors);
+  else
+    failure_set(failure, FAILURE_TLS, problem == ETIMEDOUT, "cannot read the %s %s: %s",
+                descriptions[file], path, why);
   return false;
 }
 
-/* A name for what is in memory, for the one option of libcurl that takes nothing but a file. */
-static bool open_pin(struct client *client) {
+/* A name for what is in memory, for the one option of libcurl that takes nothing but a file.
+ * Returns 0 or an errno. */
+static int open_pin(struct client *client) {
   const struct buffer *content = &client->files[CLIENT_FILE_PIN];
-  if (client->pin > 0) return true;
+  if (client->pin > 0 || content->length == 0) return 0;
 #ifdef MFD_CLOEXEC
   int fd = memfd_create("pinned public key", MFD_CLOEXEC);
-  if (fd < 0) return false;
+  if (fd < 0) return errno;
+  if (write(fd, content->data, content->length) != (ssize_t)content->length) {
+    close(fd);
+    return ENOMEM;
+  }
   client->pin = fd + 1;
-  return write(fd, content->data, content->length) == (ssize_t)content->length;
+  return 0;
 #else
-  (void)content;
-  return false;
+  return ENOSYS;
 #endif
 }
 
@@ -65,7 +74,6 @@ bool files_lend(struct client *client, struct transfer *transfer) {
   if (!code) code = lend_blob(easy, CURLOPT_SSLCERT_BLOB, &client->files[CLIENT_FILE_CERT]);
   if (!code) code = lend_blob(easy, CURLOPT_SSLKEY_BLOB, &client->files[CLIENT_FILE_KEY]);
   if (code || client->files[CLIENT_FILE_PIN].length == 0) return code == CURLE_OK;
-  if (!open_pin(client)) return false;
   snprintf(path, sizeof path, "/proc/self/fd/%d", client->pin - 1);
   return curl_easy_setopt(easy, CURLOPT_PINNEDPUBLICKEY, path) == CURLE_OK;
 }
@@ -88,6 +96,9 @@ bool files_ready(lua_State *L, struct call *call) {
     any = any || is_read;
   }
   if (!any) return true;
+  int problem = open_pin(client);
+  if (problem != 0)
+    return fail(call, CLIENT_FILE_PIN, get_path(&client->settings, CLIENT_FILE_PIN), problem);
   if (files_lend(client, &client->exchange.transfer) && files_lend(client, &client->login.transfer))
     return true;
   return call_fail_no_memory(call);

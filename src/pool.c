@@ -65,14 +65,32 @@ static int new_socket(int family, int type, int protocol) {
 #endif
 }
 
+int pool_probe_descriptors(int count) {
+  enum { MOST = 4 };
+  int opened[MOST], held = 0, problem = 0;
+  while (problem == 0 && held < count && held < MOST) {
+    opened[held] = new_socket(AF_UNIX, SOCK_STREAM, 0);
+    if (opened[held] < 0)
+      problem = errno;
+    else
+      held++;
+  }
+  while (held > 0)
+    close(opened[--held]);
+  return problem;
+}
+
 static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_sockaddr *address) {
   struct opener *opener = data;
   (void)purpose;
   opener->last_port = pool_address_port(address);
   curl_easy_setopt(opener->easy, CURLOPT_VERBOSE, 1L);
   int fd = new_socket(address->family, address->socktype, address->protocol);
+  opener->problem = fd < 0 ? errno : 0;
   if (fd < 0) return CURL_SOCKET_BAD;
+  opener->exhausted = pool_probe_descriptors(1);
   if (record_socket(opener->pool, fd)) return fd;
+  opener->problem = ENOMEM;
   close(fd);
   return CURL_SOCKET_BAD;
 }
@@ -95,14 +113,15 @@ static void close_witness(struct pool *pool) {
   pool->witness = (struct pool_socket){.fd = -1};
 }
 
-bool pool_open(struct pool *pool) {
+int pool_open(struct pool *pool) {
   int witness = new_socket(AF_UNIX, SOCK_STREAM, 0);
-  if (witness < 0) return false;
+  if (witness < 0) return errno;
   pool->witness = describe_socket(witness);
   pool->multi = curl_multi_init();
   if (pool->multi == NULL) {
+    int problem = pool_probe_descriptors(1);
     close_witness(pool);
-    return false;
+    return problem != 0 ? problem : ENOMEM;
   }
   curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, pool->kept);
   curl_multi_setopt(pool->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, pool->kept);
@@ -110,7 +129,7 @@ bool pool_open(struct pool *pool) {
    * that hangs, and in a forked child for one that does not exist. Unknown before. */
   curl_multi_setopt(pool->multi, CURLMOPT_QUICK_EXIT, 1L);
   pool->owner = getpid();
-  return true;
+  return 0;
 }
 
 /* Are all descriptors that the pool opened still what they were? libcurl has some of its own in a
@@ -165,7 +184,7 @@ static void let_go(struct pool *pool) {
   pool->count = 0;
 }
 
-bool pool_adopt(struct pool *pool) {
+int pool_adopt(struct pool *pool) {
   if (pool->multi != NULL) let_go(pool);
   return pool_open(pool);
 }

@@ -38,18 +38,25 @@ struct opener {
   struct pool *pool;
   CURL *easy;
   int last_port; /* of the address that was tried last; 0 when none was */
+  int problem;   /* errno of the socket that was tried last; 0 when it could be opened */
+  int exhausted; /* errno of a descriptor beside that socket; 0 when there was one left */
 };
 
-/* False when memory is short. */
-bool pool_open(struct pool *pool);
+/* Returns 0, or an errno: ENOMEM, or that no descriptor is left. */
+int pool_open(struct pool *pool);
+
+/* Can the process open that many more descriptors at once, at most 4? Returns 0, or the errno of
+ * the one that it cannot. */
+int pool_probe_descriptors(int count);
 
 /* May the pool be used as it is? Not when it is closed, when the process has been forked since it
  * was opened, or when the process has closed descriptors that are not its own to close. */
 bool pool_is_usable(const struct pool *pool);
 
 /* Makes a pool that is not usable one of this process's own, without connections. No transfer may
- * be under way. False when memory is short: the pool is then closed, and may be opened again. */
-bool pool_adopt(struct pool *pool);
+ * be under way. Returns what pool_open does: after a failure the pool is closed, and may be opened
+ * again. */
+int pool_adopt(struct pool *pool);
 
 /* Makes sure that libcurl does not use a kept connection on which something has come unasked: it
  * would be taken for the answer to the next request, as a server's 408 before it closes an idle

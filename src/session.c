@@ -15,7 +15,8 @@ static bool ready_pool(struct call *call) {
   struct client *client = call->client;
   if (pool_is_usable(&client->pool)) return true;
   jitter_seed(&client->jitter);
-  return pool_adopt(&client->pool) || call_fail_no_memory(call);
+  int problem = pool_adopt(&client->pool);
+  return problem == 0 || call_fail_resource(call, problem);
 }
 
 static bool append_field(struct buffer *form, const char *name, const char *value) {

@@ -400,6 +400,7 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   transfer->handshake = (struct handshake){0};
   if (transfer->opener.last_port != 0) curl_easy_setopt(transfer->easy, CURLOPT_VERBOSE, 0L);
   transfer->opener.last_port = 0;
+  transfer->opener.problem = transfer->opener.exhausted = 0;
   CURLcode code = set_url(transfer, url);
   if (code) return code;
   set_limits(transfer, timeout_ms, connect_timeout_ms);

@@ -70,13 +70,18 @@ end
 
 --- Starts a child and gives an object with its `pid` and `output()` (what it printed so far).
 -- options: `code` (a string of Lua) or `script` (a path), `args` (a list of strings), `env` (name to
--- string, or false to unset), `preload` (a library for LD_PRELOAD). Call wait or kill at its end.
+-- string, or false to unset), `preload` (a library for LD_PRELOAD), `descriptors` (how many it may have). Call wait or kill at its end.
 function interpreter.start(options)
   local output_path = os.tmpname()
   local environment = child_environment(options.preload)
   for name, value in pairs(options.env or {}) do environment[name] = value end
-  local command = { runtime_path(), env = environment, stdin = "/dev/null",
-    stdout = output_path, stderr = output_path }
+  local command = { env = environment, stdin = "/dev/null", stdout = output_path, stderr = output_path }
+  if options.descriptors then
+    for _, word in ipairs { "sh", "-c", 'ulimit -n "$0" && exec "$@"', tostring(options.descriptors) } do
+      command[#command + 1] = word
+    end
+  end
+  command[#command + 1] = runtime_path()
   local code_path = options.code and write_script(options.code)
   command[#command + 1] = code_path or options.script
   for _, argument in ipairs(options.args or {}) do command[#command + 1] = argument end
