@@ -198,13 +198,11 @@ local FAILURES = {
   end, "cannot connect to the proxy", true },
   { "a proxy whose name is unknown", function()
     return { proxy = "http://joe:" .. PASSWORD .. "@no-such-proxy.invalid:3128" }
-  end, "cannot find the address of the proxy on the way to localhost:%d; check option proxy", true },
+  end, "cannot find the address of the proxy on the way to localhost:%d; the proxy no-such-proxy.invalid:3128 "
+    .. "comes from option proxy", true },
   { "a proxy whose URL is not one", function()
     return { proxy = "http://joe:" .. PASSWORD .. "@:99999" }
-  end, "check option proxy", true },
-  { "a proxy of an unknown kind", function()
-    return { proxy = "ftp://joe:" .. PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy }
-  end, "proxy", true },
+  end, "the proxy comes from option proxy", true },
   { "a proxy that wants another password", function()
     stub:set { proxy_auth = "joe:another" }
     return { proxy = make_proxy() }
@@ -243,6 +241,79 @@ describe("a failure of", function()
       assert.is_nil(stub:accepted().http)
     end)
   end
+
+  -- each: what a proxy does, the order for it, the code, words of the message
+  local misbehaviours = {
+    { "answers garbage", { raw = "garbage\r\n\r\n", ["end"] = "close" }, "proxy", "is not HTTP" },
+    { "is something else", { raw = "SSH-2.0-OpenSSH_9.2\r\n", ["end"] = "close" }, "proxy", "proxy on the way" },
+    { "answers bytes", { raw = "\0\1\2\3", ["end"] = "close" }, "proxy", "proxy on the way" },
+    { "cuts its answer off", { raw = "HTTP/1.1 20", ["end"] = "close" }, "proxy", "proxy on the way" },
+    { "closes", { raw = "", ["end"] = "close" }, "proxy", "closed the connection before it answered" },
+    { "resets", { raw = "", ["end"] = "reset" }, "proxy", "closed the connection before it answered" },
+    { "hangs", { raw = "", ["end"] = "hold" }, "timeout", "the proxy on the way did not open a tunnel" },
+    { "closes its tunnel", { raw = "HTTP/1.1 200 OK\r\n\r\n", ["end"] = "close" }, "network",
+      "ended before there was an answer" },
+    { "hangs in its tunnel", { raw = "HTTP/1.1 200 OK\r\n\r\n", ["end"] = "hold" }, "timeout", "cannot connect to" },
+    { "answers garbage in its tunnel", { raw = "HTTP/1.1 200 OK\r\n\r\n" .. ("garbage"):rep(9), ["end"] = "close" },
+      "tls", "cannot agree on TLS" },
+  }
+  for _, case in ipairs(misbehaviours) do
+    for source, from in pairs { ["the option"] = "option proxy", ["the environment"] = "the environment's %s" } do
+      it(("a proxy of %s that %s names it, and where it comes from"):format(source, case[1]), function()
+        local order = { listener = "proxy" }
+        for name, value in pairs(case[2]) do order[name] = value end
+        stub:plan(order)
+        local changes = { retries = 0, timeout = case[2]["end"] == "hold" and 2 or 60 }
+        local message, code, retryable
+        if source == "the option" then
+          changes.proxy = make_proxy()
+          local _, text, name, details = icptoken.fetch(options(changes))
+          message, code, retryable = text, name, details.retryable
+        else
+          from = from:format "https_proxy"
+          local ok, _, output = interpreter.run { env = { https_proxy = make_proxy(), no_proxy = false, NO_PROXY = false },
+            args = { tostring(stub.port), stub.ca, stub.id_token, tostring(changes.timeout) },
+            code = [[
+              local _, message, code, details = require "icptoken".fetch { host = "localhost", port = tonumber(arg[1]),
+                cacert = arg[2], id_token = arg[3], timeout = tonumber(arg[4]), retries = 0 }
+              print(code, details.retryable)
+              print(message)
+            ]] }
+          assert.is_true(ok, output)
+          code, retryable, message = output:match "^(%S+)\t(%S+)\n(.*)"
+          retryable = retryable == "true"
+        end
+        assert.equal(case[3], code, message)
+        assert.equal(case[3] ~= "tls", retryable)
+        assert.matches(case[4], message, 1, true)
+        assert.matches(("; the proxy 127.0.0.1:%d comes from %s"):format(stub.ports.proxy, from), message, 1, true)
+        assert.not_matches(PASSWORD, message, 1, true)
+        assert.not_matches("joe", message, 1, true)
+      end)
+    end
+  end
+
+  it("a proxy whose password may stand in the place of its host does not show it", function()
+    for _, proxy in ipairs { "http://joe:1/" .. PASSWORD .. "@127.0.0.1", "http://" .. PASSWORD .. "/x@127.0.0.1:1",
+      PASSWORD .. "?@127.0.0.1:1", "http://joe:" .. PASSWORD .. "#@127.0.0.1:1" } do
+      local _, message = icptoken.fetch(options { proxy = proxy, retries = 0 })
+      assert.not_matches(PASSWORD, message, 1, true)
+      assert.not_matches("joe", message, 1, true)
+    end
+  end)
+
+  it("a proxy of another kind is refused when the client is made", function()
+    for _, scheme in ipairs { "ftp", "file", "", "httpx", "socks", "socks6", "h2" } do
+      local proxy = scheme .. "://joe:" .. PASSWORD .. "@127.0.0.1:" .. stub.ports.proxy
+      local ok, message = pcall(icptoken.new, options { proxy = proxy })
+      assert.is_false(ok, scheme)
+      assert.matches("option 'proxy' must begin with http://", message, 1, true)
+      assert.not_matches(PASSWORD, message, 1, true)
+    end
+    for _, scheme in ipairs { "http", "HTTP", "https", "socks4", "socks4a", "socks5", "Socks5h" } do
+      icptoken.new(options { proxy = scheme .. "://127.0.0.1:1" }):close()
+    end
+  end)
 
   it("a proxy that may be over soon is tried again", function()
     stub:plan { listener = "proxy", status = 503 }

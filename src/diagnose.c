@@ -52,11 +52,16 @@ static bool used_proxy(const struct transfer *transfer, const struct circumstanc
   return route_used_proxy(transfer, about->settings, about->endpoint);
 }
 
+/* Did the transfer end while a proxy had not yet answered the request for a tunnel? */
+static bool awaited_tunnel(const struct transfer *transfer, const struct circumstances *about) {
+  return !transfer->ready && info_long(transfer, CURLINFO_HTTP_CONNECTCODE) == 0 &&
+         used_proxy(transfer, about);
+}
+
 /* Who failed to agree on TLS: before the tunnel is there it is the proxy. */
 static const char *tls_peer(const struct transfer *transfer, const struct circumstances *about) {
-  bool tunnel = transfer->ready || info_long(transfer, CURLINFO_HTTP_CONNECTCODE) != 0;
-  bool proxy = info_long(transfer, CURLINFO_PROXY_SSL_VERIFYRESULT) != 0 ||
-               (!tunnel && used_proxy(transfer, about));
+  bool proxy =
+      info_long(transfer, CURLINFO_PROXY_SSL_VERIFYRESULT) != 0 || awaited_tunnel(transfer, about);
   return proxy ? "the proxy on the way to " : "";
 }
 
@@ -112,6 +117,10 @@ static void diagnose_timeout(const struct transfer *transfer, const struct circu
     failure_set(failure, FAILURE_TIMEOUT, true,
                 "looking up the address of %s did not end within %s s; check this machine's DNS, "
                 "or pass resolve",
+                where, limit);
+  else if (awaited_tunnel(transfer, about))
+    failure_set(failure, FAILURE_TIMEOUT, true,
+                "cannot connect to %s within %s s: the proxy on the way did not open a tunnel",
                 where, limit);
   else if (!connected)
     failure_set(failure, FAILURE_TIMEOUT, true, "cannot connect to %s within %s s", where, limit);
@@ -221,14 +230,28 @@ static void diagnose_handshake(const struct transfer *transfer, const struct cir
               explain_refusal(&transfer->handshake));
 }
 
+/* True when a proxy closed the connection or answered with something else than a status. */
+static bool diagnose_proxy_cut(const struct transfer *transfer, const struct circumstances *about,
+                               struct failure *failure) {
+  if (!awaited_tunnel(transfer, about)) return false;
+  failure_set(failure, FAILURE_PROXY, true,
+              transfer->answer.head_bytes == 0
+                  ? "the proxy on the way to %s closed the connection before it answered"
+                  : "what the proxy on the way to %s answered is not HTTP, or was cut off; is it "
+                    "an HTTP proxy?",
+              about->endpoint->authority.data);
+  return true;
+}
+
 static void diagnose_cut(const struct transfer *transfer, const struct circumstances *about,
                          struct failure *failure) {
   const char *where = about->endpoint->authority.data;
+  if (diagnose_proxy_cut(transfer, about, failure)) return;
   if (transfer->result == CURLE_UNSUPPORTED_PROTOCOL ||
       transfer->result == CURLE_WEIRD_SERVER_REPLY)
     failure_set(failure, FAILURE_NETWORK, true,
                 "what %s answered is not HTTP, or was cut off at once; is the port right?", where);
-  else if (transfer->answer.head_bytes == 0)
+  else if (!transfer->ready || transfer->answer.head_bytes == 0) /* or they are a proxy's */
     failure_set(failure, FAILURE_NETWORK, true,
                 "the connection to %s ended before there was an answer", where);
   else
@@ -289,9 +312,7 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
     break;
   case CURLE_COULDNT_RESOLVE_PROXY:
     failure_set(failure, FAILURE_PROXY, true,
-                "cannot find the address of the proxy on the way to %s; check option proxy and "
-                "the environment's https_proxy",
-                where);
+                "cannot find the address of the proxy on the way to %s", where);
     break;
   case CURLE_PROXY:
     failure_set(failure, FAILURE_PROXY, true, "the proxy on the way to %s failed", where);
@@ -371,6 +392,20 @@ static bool has_refusal(const struct transfer *transfer) {
           transfer->result == CURLE_BAD_CONTENT_ENCODING);
 }
 
+/* Adds which proxy an attempt was made through, where it opened a connection or failed for the
+ * proxy. */
+static void name_proxy(const struct transfer *transfer, const struct circumstances *about,
+                       struct failure *failure) {
+  char words[ROUTE_PROXY_SIZE];
+  bool by_network = transfer->opener.last_port != 0 &&
+                    (failure->code == FAILURE_TLS || failure->code == FAILURE_TIMEOUT ||
+                     failure->code == FAILURE_NETWORK) &&
+                    used_proxy(transfer, about);
+  if (!by_network && failure->code != FAILURE_PROXY) return;
+  route_describe_proxy(about->settings, words);
+  failure_add(failure, "; %s", words);
+}
+
 void diagnose_transfer(const struct transfer *transfer, const struct circumstances *about,
                        struct failure *failure) {
   const struct answer *answer = &transfer->answer;
@@ -390,6 +425,7 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
     diagnose_error(transfer, about, failure);
   else if (!answer->head_complete) /* libcurl takes what it has for an answer */
     diagnose_cut(transfer, about, failure);
+  name_proxy(transfer, about, failure);
   failure->curl_code = (int)transfer->result;
   failure->status = failure->code == FAILURE_PROXY ? 0 : answer->status;
 }

@@ -641,6 +641,20 @@ static void check_tls(const struct reading *reading) {
     refuse(reading, "key", "needs option 'cert' beside it");
 }
 
+/* libcurl finds out about another scheme at each connection only. */
+static void check_proxy(const struct reading *reading) {
+  static const char *const schemes[] = {"http", "https", "socks4", "socks4a", "socks5", "socks5h"};
+  const char *proxy = reading->settings->proxy;
+  const char *end = proxy == NULL ? NULL : strstr(proxy, "://");
+  if (end == NULL) return;
+  size_t length = (size_t)(end - proxy);
+  for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+    if (strlen(schemes[i]) == length && ascii_begins(proxy, schemes[i], length)) return;
+  refuse(reading, "proxy",
+         "must begin with http://, https://, socks4://, socks4a://, socks5:// or "
+         "socks5h://, or with the proxy's name");
+}
+
 bool options_read(lua_State *L, struct options_origin origin, enum options_place place,
                   struct settings *settings) {
   const struct credential inherited = settings->credential;
@@ -660,6 +674,7 @@ bool options_read(lua_State *L, struct options_origin origin, enum options_place
   if (!is_request(&reading)) {
     check_endpoint(&reading);
     check_tls(&reading);
+    check_proxy(&reading);
     if (place == OPTIONS_LOGIN) turn_into_login(settings);
     return true;
   }

@@ -1,7 +1,9 @@
-/* route.c - whether an attempt went to a proxy or straight to the endpoint. */
+/* route.c - whether an attempt went to a proxy or straight to the endpoint, and to which proxy. */
 #include "route.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* The lookups of a rehearsal: any name at either port has one address, which is never called. */
 enum { RULE_SIZE = 32 };
@@ -56,4 +58,51 @@ bool route_used_proxy(const struct transfer *transfer, const struct settings *se
   if (curl_easy_getinfo(transfer->easy, CURLINFO_USED_PROXY, &used) == CURLE_OK) return used != 0;
 #endif
   return called != 0 && rehearse(called, settings, endpoint);
+}
+
+/* The variable that libcurl takes the proxy for https from; NULL when there is none. */
+static const char *find_variable(void) {
+  static const char *const names[] = {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *value = getenv(names[i]);
+    if (value != NULL && value[0] != '\0') return names[i];
+  }
+  return NULL;
+}
+
+/* A URL with an '@' and no user name in it is not what its author meant: a part of its password may
+ * stand in the place of the host. */
+static bool is_safe(CURLU *parsed, const char *text) {
+  char *user = NULL;
+  bool safe =
+      strchr(text, '@') == NULL || curl_url_get(parsed, CURLUPART_USER, &user, 0) == CURLUE_OK;
+  curl_free(user);
+  return safe;
+}
+
+/* Writes host and port of a proxy's URL, or nothing where they cannot be told. */
+static void write_place(const char *text, char *out, size_t size) {
+  CURLU *parsed = curl_url();
+  char *host = NULL, *port = NULL;
+  out[0] = '\0';
+  if (parsed != NULL &&
+      curl_url_set(parsed, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME | CURLU_GUESS_SCHEME) ==
+          CURLUE_OK &&
+      is_safe(parsed, text) && curl_url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK) {
+    curl_url_get(parsed, CURLUPART_PORT, &port, 0);
+    snprintf(out, size, " %s%s%s", host, port == NULL ? "" : ":", port == NULL ? "" : port);
+  }
+  curl_free(host);
+  curl_free(port);
+  if (parsed != NULL) curl_url_cleanup(parsed);
+}
+
+void route_describe_proxy(const struct settings *settings, char out[ROUTE_PROXY_SIZE]) {
+  char place[ROUTE_PROXY_SIZE - 64];
+  const char *variable = settings->proxy == NULL ? find_variable() : NULL;
+  const char *text = variable == NULL ? settings->proxy : getenv(variable);
+  write_place(text == NULL ? "" : text, place, sizeof place);
+  snprintf(out, ROUTE_PROXY_SIZE, "the proxy%s comes from %s%s", place,
+           variable == NULL ? "option proxy" : "the environment's ",
+           variable == NULL ? "" : variable);
 }

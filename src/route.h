@@ -16,6 +16,12 @@
 bool route_used_proxy(const struct transfer *transfer, const struct settings *settings,
                       const struct endpoint *endpoint);
 
+enum { ROUTE_PROXY_SIZE = 400 };
+
+/* Writes a sentence of where the proxy comes from, an option or a variable of the environment, and
+ * which it is, by host and port alone: never with its user name and password. */
+void route_describe_proxy(const struct settings *settings, char out[ROUTE_PROXY_SIZE]);
+
 #pragma GCC visibility pop
 
 #endif
