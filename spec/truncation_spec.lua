@@ -152,32 +152,47 @@ describe("an answer that stops after a byte, with the connection open, is a time
   end
 end)
 
-describe_steps("a refusal cut off after %s is a network failure", function(step)
-  for _, framing in ipairs { "length", "chunked" } do
-    it("with framing " .. framing, function()
-      local order = make_order(framing, 401)
-      local length = stub:render(order).length
-      local client = new_client "https"
-      for cut = 0, length - 1, step do
-        if not may_be_whole(framing, cut, length) then
-          stub:plan(with(order, { cut = cut, ["end"] = "close" }))
-          check_failed("network", cut, client:fetch())
-        end
+-- The status of a refusal that was cut off in its body stands.
+local function check_refused(status, cut, token, message, got, details)
+  local codes = { [401] = "unauthorized", [503] = "server_error" }
+  assert.equal(codes[status], got, ("after %d bytes: %s"):format(cut, message))
+  cases.check_failure(codes[status], { stub.id_token }, token, message, got, details)
+  assert.equal(status, details.status)
+  assert.equal(status == 503, details.retryable)
+end
+
+describe_steps("a refusal cut off after %s is a network failure in its head, and a refusal after it", function(step)
+  for _, framing in ipairs { "length", "chunked", "close" } do
+    for _, ending in ipairs { "close", "abort", "reset" } do
+      for _, status in ipairs { 401, 503 } do
+        it(("with framing %s, end %s, status %d"):format(framing, ending, status), function()
+          local order = make_order(framing, status)
+          local rendered = stub:render(order)
+          local cuts = { rendered.head - 2, rendered.head - 1, rendered.head, rendered.head + 1 }
+          for cut = 0, rendered.length - 1, step do cuts[#cuts + 1] = cut end
+          for _, cut in ipairs(cuts) do
+            -- a refused credential is remembered by its client; and a reset may overtake what was sent before it
+            local client = new_client "https"
+            stub:plan(with(order, { cut = cut, ["end"] = ending }))
+            local token, message, code, details = client:fetch()
+            if cut < rendered.head or (ending == "reset" and code == "network") then
+              check_failed("network", cut, token, message, code, details)
+            else
+              check_refused(status, cut, token, message, code, details)
+            end
+            client:close()
+          end
+        end)
       end
-      stub:plan(make_order(framing))
-      check_well(client, length)
-      client:close()
-    end)
+    end
   end
 
-  it("in its head, where it has neither length nor chunks", function()
-    local order = make_order("close", 401)
-    local client = new_client "https"
-    for cut = 0, stub:render(order).head - 1, step do
-      stub:plan(with(order, { cut = cut, ["end"] = "close" }))
-      check_failed("network", cut, client:fetch())
-    end
-    client:close()
+  it("and is tried again where its status may pass", function()
+    local order = make_order("length", 503)
+    local head = stub:render(order).head
+    stub:plan(with(order, { cut = head + 1, ["end"] = "close" }), make_order "length")
+    assert.equal("abc", assert(icptoken.fetch(cases.options(stub, { retries = 1 }))).token)
+    assert.equal(2, #stub:requests())
   end)
 end)
 

@@ -382,14 +382,14 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
   }
 }
 
-/* Was the status of a refusal there before its body proved too large, stalled or could not be
- * decoded? Then it is the answer, and what came of the body a sample. One that was cut off is a
- * failure of the network. */
+/* Was the status of a refusal there before its body proved too large, stalled, was cut off or could
+ * not be decoded? Then it is the answer, and what came of the body a sample. */
 static bool has_refusal(const struct transfer *transfer) {
   const struct answer *answer = &transfer->answer;
-  return answer->head_complete && answer->status > 200 && transfer_was_sent(transfer) &&
-         (answer->too_large || transfer->result == CURLE_OPERATION_TIMEDOUT ||
-          transfer->result == CURLE_BAD_CONTENT_ENCODING);
+  bool no_memory =
+      transfer->result == CURLE_OUT_OF_MEMORY ||
+      (transfer->result == CURLE_WRITE_ERROR && !answer->too_large); /* the callbacks' refusals */
+  return answer->head_complete && answer->status > 200 && transfer_was_sent(transfer) && !no_memory;
 }
 
 /* Adds which proxy an attempt was made through, where it opened a connection or failed for the
