@@ -616,6 +616,22 @@ describe("an ID token", function()
 end)
 
 describe("the message", function()
+  it("puts the server's words before the hint, and ends in no colon", function()
+    stub:plan({ status = 404, body = "no such page" }, { status = 404, body = "" })
+    local client = icptoken.new(cases.options(stub))
+    local url = ("there is nothing at https://localhost:%d/image-manager/api/v1/auth/token (404)"):format(stub.port)
+    for _, said in ipairs { ": no such page", "" } do
+      local message = cases.check_failure("not_found", { stub.id_token }, client:fetch())
+      assert.equal(url .. said .. "; check host and path", message)
+    end
+    for _, body in ipairs { '{"errors":[{}]}', '{"errors":[{"detail":"a"}]}', '{"error":{}}', '{"errors":[1]}', "{}" } do
+      stub:plan { status = 200, body = body }
+      local message = cases.check_failure("invalid_response", { stub.id_token }, client:fetch())
+      assert.matches("; it %a+: %S.*%S$", message)
+    end
+    client:close()
+  end)
+
   it("names the endpoint of a url option", function()
     local message = fail("not_found", { host = false, port = false, url = "https://" .. where .. "/elsewhere?a=b" })
     assert.matches("https://" .. where .. "/elsewhere ", message, 1, true)

@@ -187,9 +187,6 @@ static void diagnose_client_certificate(const struct circumstances *about,
                 settings->cert);
   else if (is_unreadable(key))
     failure_set(failure, FAILURE_TLS, false, "cannot read the client key %s", key);
-  else if (settings->cert == NULL)
-    failure_set(failure, FAILURE_TLS, false, "cannot use the client key %s without option cert",
-                key == NULL ? "" : key);
   else
     failure_set(failure, FAILURE_TLS, false,
                 "cannot use the client certificate %s with the key %s: a wrong format, a wrong "
@@ -336,13 +333,11 @@ static void diagnose_error(const struct transfer *transfer, const struct circums
                 about->settings->cacert != NULL ? about->settings->cacert : "of this machine");
     break;
   case CURLE_BAD_FUNCTION_ARGUMENT: /* what libcurl 8.22 says of a key that it cannot use */
-    if (about->settings->cert != NULL || about->settings->key != NULL)
+  case CURLE_SSL_CERTPROBLEM:
+    if (about->settings->cert != NULL)
       diagnose_client_certificate(about, failure);
     else
       diagnose_cut(transfer, about, failure);
-    break;
-  case CURLE_SSL_CERTPROBLEM:
-    diagnose_client_certificate(about, failure);
     break;
   case CURLE_SSL_CONNECT_ERROR:
   case CURLE_SSL_CIPHER:

@@ -208,10 +208,15 @@ static void find_words(lua_State *L, const struct reader *reader, const struct b
  * how it begins. Pushes the list for details.errors, or nil. Returns false. */
 static bool lack_token(lua_State *L, const struct reader *reader, struct exchange *exchange,
                        const char *what) {
+  const struct buffer *body = &exchange->transfer.answer.body;
   char words[SCRUB_SIZE];
   push_object_errors(L, reader, lua_gettop(L));
   bool said = !lua_isnil(L, -1);
-  find_words(L, reader, &exchange->transfer.answer.body, words);
+  find_words(L, reader, body, words);
+  if (words[0] == '\0') { /* the list names neither a message nor a code */
+    said = false;
+    scrub_sample(reader->about->secrets, body->data, body->length, words);
+  }
   failure_set(&exchange->failure, FAILURE_INVALID_RESPONSE, false,
               "the answer of %s is not usable: %s; it %s: %s",
               reader->about->endpoint->authority.data, what, said ? "says" : "begins", words);
@@ -449,7 +454,7 @@ void response_read_refusal(lua_State *L, const struct reader *reader, struct exc
                 words, ended);
     break;
   case FAILURE_NOT_FOUND:
-    failure_set(failure, code, retryable, "there is nothing at %s (404); check host and path%s%s",
+    failure_set(failure, code, retryable, "there is nothing at %s (404)%s%s; check host and path",
                 url, colon, words);
     break;
   case FAILURE_RATE_LIMITED:

@@ -4,8 +4,8 @@
 ---@alias icptoken.Code
 ---| "invalid_credential" # the credential cannot be used; nothing was sent
 ---| "resolve"            # the host's name is not known
----| "connect"            # no connection
----| "proxy"              # the proxy is away or refuses
+---| "connect"            # no connection, or no descriptor left for one
+---| "proxy"              # the proxy is away, refuses, or does not speak HTTP
 ---| "tls"                # the certificate does not verify, or no agreement on TLS
 ---| "timeout"            # a limit in time
 ---| "network"            # reset, or an answer cut off
@@ -77,7 +77,7 @@
 ---@field url? string instead of host, port and path
 ---@field allow_http? boolean
 ---@field id_token? string|fun(): string?, string? a function returns the ID token, or nil and a message
----@field id_token_file? string read for every call on the client
+---@field id_token_file? string read for every call on the client; may be a pipe
 ---@field username? string
 ---@field password? string
 ---@field login? { username: string, password: string } logs in by itself
@@ -87,13 +87,13 @@
 ---@field account? string
 ---@field client_id? string
 ---@field offline_token? boolean
----@field cacert? string file
+---@field cacert? string file or pipe
 ---@field capath? string directory
 ---@field insecure? boolean
----@field cert? string file
----@field key? string file
+---@field cert? string file or pipe
+---@field key? string file or pipe
 ---@field key_password? string
----@field pinned_public_key? string "sha256//…" or a file
+---@field pinned_public_key? string "sha256//…", a file or a pipe
 ---@field tls_min? "1.2"|"1.3"
 ---@field timeout? number seconds, 30
 ---@field connect_timeout? number seconds, 10
@@ -116,11 +116,11 @@
 ---@field allow_http? boolean
 ---@field username? string
 ---@field password? string
----@field cacert? string file
+---@field cacert? string file or pipe
 ---@field capath? string directory
 ---@field insecure? boolean
----@field cert? string file
----@field key? string file
+---@field cert? string file or pipe
+---@field key? string file or pipe
 ---@field key_password? string
 ---@field pinned_public_key? string
 ---@field tls_min? "1.2"|"1.3"
