@@ -92,7 +92,7 @@ local RETRIED = {
   { "no answer at all", { raw = "", ["end"] = "close" } },
   { "a reset before the answer", { raw = "", ["end"] = "reset" } },
   { "a reset in the answer", { cut = 150, ["end"] = "reset" } },
-  { "a refusal cut short", { status = 401, body = ("x"):rep(100), cut = 150, ["end"] = "close" } },
+  { "a refusal for now, cut short", { status = 503, body = ("x"):rep(100), cut = 150, ["end"] = "close" } },
 }
 
 -- Each: what, and how the first connection ends in its TLS handshake.

@@ -119,7 +119,8 @@ int pool_open(struct pool *pool) {
   pool->witness = describe_socket(witness);
   pool->multi = curl_multi_init();
   if (pool->multi == NULL) {
-    int problem = pool_probe_descriptors(1);
+    enum { MULTI_DESCRIPTORS = 3 }; /* a newer libcurl makes no handle without its own */
+    int problem = pool_probe_descriptors(MULTI_DESCRIPTORS);
     close_witness(pool);
     return problem != 0 ? problem : ENOMEM;
   }
