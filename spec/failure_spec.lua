@@ -624,7 +624,8 @@ describe("the message", function()
       local message = cases.check_failure("not_found", { stub.id_token }, client:fetch())
       assert.equal(url .. said .. "; check host and path", message)
     end
-    for _, body in ipairs { '{"errors":[{}]}', '{"errors":[{"detail":"a"}]}', '{"error":{}}', '{"errors":[1]}', "{}" } do
+    local bodies = { '{"errors":[{}]}', '{"errors":[{"detail":"a"}]}', '{"error":{}}', '{"errors":[1]}', "{}" }
+    for _, body in ipairs(bodies) do
       stub:plan { status = 200, body = body }
       local message = cases.check_failure("invalid_response", { stub.id_token }, client:fetch())
       assert.matches("; it %a+: %S.*%S$", message)

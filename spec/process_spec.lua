@@ -283,7 +283,7 @@ describe("a client in its process", function()
     end
 
     -- each: the option that names a file, its value, the rest
-    local files = {
+    local named = {
       { "cacert", function() return icp.ca end },
       { "capath", make_capath },
       { "pinned_public_key", function() return make_pin_file(os.tmpname()) end },
@@ -291,7 +291,7 @@ describe("a client in its process", function()
       { "cert", function() return icp.client_cert end, client_cert = true },
     }
     for _, host in ipairs { "127.0.0.1", "localhost" } do
-      for _, case in ipairs(files) do
+      for _, case in ipairs(named) do
         it(("is told so, and can be used later: host %s, option %s"):format(host, case[1]), function()
           local path = case[2]()
           local port = case.client_cert and icp.ports.client_cert or icp.port

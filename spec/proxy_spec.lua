@@ -271,7 +271,8 @@ describe("a failure of", function()
           message, code, retryable = text, name, details.retryable
         else
           from = from:format "https_proxy"
-          local ok, _, output = interpreter.run { env = { https_proxy = make_proxy(), no_proxy = false, NO_PROXY = false },
+          local ok, _, output = interpreter.run {
+            env = { https_proxy = make_proxy(), no_proxy = false, NO_PROXY = false },
             args = { tostring(stub.port), stub.ca, stub.id_token, tostring(changes.timeout) },
             code = [[
               local _, message, code, details = require "icptoken".fetch { host = "localhost", port = tonumber(arg[1]),

@@ -405,10 +405,9 @@ void diagnose_transfer(const struct transfer *transfer, const struct circumstanc
                        struct failure *failure) {
   const struct answer *answer = &transfer->answer;
   failure_clear(failure);
-  if (transfer->result != CURLE_OK && has_refusal(transfer))
-    ;
-  else if (transfer->result != CURLE_OK && diagnose_shortage(transfer, about, failure))
-    ;
+  if (transfer->result != CURLE_OK &&
+      (has_refusal(transfer) || diagnose_shortage(transfer, about, failure)))
+    ; /* the status is told later, or what the process lacks was told */
   else if (answer->too_large)
     failure_set(
         failure, FAILURE_TOO_LARGE, false, "%s sent more than %ld bytes of headers or %ld of body",

@@ -70,7 +70,8 @@ end
 
 --- Starts a child and gives an object with its `pid` and `output()` (what it printed so far).
 -- options: `code` (a string of Lua) or `script` (a path), `args` (a list of strings), `env` (name to
--- string, or false to unset), `preload` (a library for LD_PRELOAD), `descriptors` (how many it may have). Call wait or kill at its end.
+-- string, or false to unset), `preload` (a library for LD_PRELOAD), `descriptors` (how many it may
+-- have). Call wait or kill at its end.
 function interpreter.start(options)
   local output_path = os.tmpname()
   local environment = child_environment(options.preload)
