@@ -401,20 +401,25 @@ static void name_proxy(const struct transfer *transfer, const struct circumstanc
   failure_add(failure, "; %s", words);
 }
 
+/* Is there a status, which is told later, or was something told that the process lacks, or a
+ * proxy's status? */
+static bool is_judged(const struct transfer *transfer, const struct circumstances *about,
+                      struct failure *failure) {
+  return has_refusal(transfer) || diagnose_shortage(transfer, about, failure) ||
+         (!transfer->answer.too_large && transfer->result != CURLE_OUT_OF_MEMORY &&
+          diagnose_tunnel(transfer, about, failure));
+}
+
 void diagnose_transfer(const struct transfer *transfer, const struct circumstances *about,
                        struct failure *failure) {
   const struct answer *answer = &transfer->answer;
   failure_clear(failure);
-  if (transfer->result != CURLE_OK &&
-      (has_refusal(transfer) || diagnose_shortage(transfer, about, failure)))
-    ; /* the status is told later, or what the process lacks was told */
+  if (transfer->result != CURLE_OK && is_judged(transfer, about, failure))
+    ; /* that says more than libcurl's code */
   else if (answer->too_large)
     failure_set(
         failure, FAILURE_TOO_LARGE, false, "%s sent more than %ld bytes of headers or %ld of body",
         about->endpoint->authority.data, (long)TRANSFER_HEAD_LIMIT, (long)transfer->body_limit);
-  else if (transfer->result != CURLE_OK && transfer->result != CURLE_OUT_OF_MEMORY &&
-           diagnose_tunnel(transfer, about, failure))
-    ; /* the proxy's status says more than libcurl's code */
   else if (transfer->result != CURLE_OK)
     diagnose_error(transfer, about, failure);
   else if (!answer->head_complete) /* libcurl takes what it has for an answer */
