@@ -31,6 +31,15 @@ static void check_token(lua_State *L, const struct token_limits *limits) {
   lua_pop(L, 5);
 }
 
+/* Of a failure: the list for details.errors, or nil, is on top of the stack. */
+static void check_failure(lua_State *L, const struct exchange *exchange) {
+  int errors = lua_gettop(L);
+  assert(exchange->failure.code != FAILURE_NONE);
+  assert(lua_isnil(L, errors) || (lua_istable(L, errors) && compat_rawlen(L, errors) > 0));
+  assert(response_push_failure(L, &exchange->failure, "https://localhost/", errors) == 4);
+  lua_settop(L, errors);
+}
+
 static int read_both(lua_State *L) {
   struct exchange *exchange = lua_touserdata(L, 2);
   const struct reader *reader = lua_touserdata(L, 3);
@@ -40,12 +49,15 @@ static int read_both(lua_State *L) {
     assert(exchange->failure.code == FAILURE_NONE);
     check_token(L, &limits);
   } else {
-    assert(exchange->failure.code != FAILURE_NONE);
+    assert(lua_gettop(L) == top + 1);
+    check_failure(L, exchange);
+    lua_pop(L, 1);
   }
   assert(lua_gettop(L) == top);
+  failure_clear(&exchange->failure);
   response_read_refusal(L, reader, exchange);
   assert(lua_gettop(L) == top + 1);
-  response_push_failure(L, &exchange->failure, "https://localhost/", top + 1);
+  check_failure(L, exchange);
   return 0;
 }
 
@@ -90,5 +102,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   buffer_free(&endpoint.shown);
   buffer_free(&exchange.transfer.answer.body);
   buffer_free(&scratch);
+  lua_gc(L, LUA_GCCOLLECT); /* else libFuzzer takes what waits for it for a leak */
   return 0;
 }

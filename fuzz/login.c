@@ -42,9 +42,11 @@ static int read_login(lua_State *L) {
     check_identity(L);
     lua_pop(L, 1);
   } else {
+    int errors = top + 1;
+    assert(lua_gettop(L) == errors && (lua_isnil(L, errors) || lua_istable(L, errors)));
     assert(exchange->failure.code != FAILURE_NONE);
-    response_push_failure(L, &exchange->failure, "https://localhost/", 0);
-    lua_pop(L, 4);
+    response_push_failure(L, &exchange->failure, "https://localhost/", errors);
+    lua_settop(L, top);
   }
   assert(lua_gettop(L) == top);
   return 0;

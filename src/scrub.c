@@ -153,8 +153,9 @@ static struct character resolve_escape(const char *text, size_t length) {
 /* What stands at the front of the text, which is not empty, with escapes resolved depth times. */
 static struct character read_character(const char *text, size_t length, int depth) {
   const struct character plain = {1, 1, {text[0]}};
-  char window[ESCAPE_SIZE];
-  size_t ends[ESCAPE_SIZE], filled = 0, at = 0;
+  char window[ESCAPE_SIZE] = {0};
+  size_t ends[ESCAPE_SIZE] = {0}; /* of the text up to there, for each byte of the window */
+  size_t filled = 0, at = 0;
   if (depth == 0 || (text[0] != '%' && text[0] != '\\' && text[0] != '&')) return plain;
   while (filled < ESCAPE_SIZE && at < length) {
     struct character next = read_character(text + at, length - at, depth - 1);
@@ -167,7 +168,8 @@ static struct character read_character(const char *text, size_t length, int dept
     ends[filled++] = at;
   }
   struct character resolved = resolve_escape(window, filled);
-  if (resolved.taken == 0) resolved = (struct character){1, 1, {window[0]}};
+  if (resolved.taken == 0 || resolved.taken > filled)
+    resolved = (struct character){1, 1, {window[0]}};
   resolved.taken = ends[resolved.taken - 1];
   return resolved;
 }
