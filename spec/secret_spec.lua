@@ -192,6 +192,20 @@ describe("a server that repeats", function()
     client:close()
   end)
 
+  it("a credential in the name of something secret does not get it shown", function()
+    local secret = "hush_hush-id"
+    local client = open_client { options = { id_token = secret } }
+    for _, form in ipairs { "my_token-%s: abcdef", "token%s='%s'", "id_token_%s-hint=ab", '{"password-%s":"abcdef"}',
+      "token: token_%s=abcdef" } do
+      stub:plan { status = 403, body = form:gsub("%%s", secret) }
+      local _, message, _, details = client:fetch()
+      for _, text in ipairs(collect_strings({ message, details }, {})) do
+        assert.not_matches(secret, text, 1, true)
+      end
+    end
+    client:close()
+  end)
+
   it("the credential in its head does not get it shown", function()
     for _, name in ipairs(CREDENTIALS) do
       local credential = credentials[name]

@@ -383,17 +383,31 @@ static void add_plain(struct sample *sample, const char *text, size_t length) {
   }
 }
 
+/* What is to be hidden of a text: a value of run bytes that stands behind front bytes, if it is
+ * long enough. Those are shown, but no more than *shown of them when a secret begins there. */
+static size_t hide_value(const struct secrets *secrets, const char *text, size_t length,
+                         size_t front, size_t run, size_t *shown) {
+  size_t hidden = whole_run(secrets, text + front, length - front, run);
+  if (hidden == 0) return 0;
+  size_t at = 0;
+  while (at < front && match_secret(secrets, text + at, length - at) == 0)
+    at++;
+  *shown = at;
+  if (at == front) return hidden;
+  return whole_run(secrets, text + at, length - at, front - at + hidden);
+}
+
 /* Adds what stands at the front of the text and returns how much of it that was. */
 static size_t add_next(struct sample *sample, const struct secrets *secrets, const char *text,
                        size_t length) {
-  size_t hidden = match_secret(secrets, text, length), shown = 0;
+  size_t hidden = match_secret(secrets, text, length), front, shown = 0;
   if (hidden == 0) hidden = whole_run(secrets, text, length, match_jwt(text, length));
-  if (hidden == 0 && (shown = match_scheme(text, length)) > 0)
+  if (hidden == 0 && (front = match_scheme(text, length)) > 0)
     hidden =
-        whole_run(secrets, text + shown, length - shown, token_run(text + shown, length - shown));
-  if (hidden == 0 && (shown = match_label(text, length)) > 0)
+        hide_value(secrets, text, length, front, token_run(text + front, length - front), &shown);
+  if (hidden == 0 && (front = match_label(text, length)) > 0)
     hidden =
-        whole_run(secrets, text + shown, length - shown, value_run(text + shown, length - shown));
+        hide_value(secrets, text, length, front, value_run(text + front, length - front), &shown);
   if (hidden == 0) {
     shown = printable(text, length);
     if (shown == 0) shown = 1;

@@ -13,7 +13,7 @@ local nginx_methods = {}
 local nginx_meta = { __index = nginx_methods }
 
 local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
-local START_SECONDS = 30
+local START_SECONDS = 120
 local STOP_SECONDS = 20
 local ATTEMPTS = 5
 -- Below the ports that the system gives to outgoing connections, as one of those could take a port before its server.
