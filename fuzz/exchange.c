@@ -38,7 +38,9 @@ int socket(int family, int type, int protocol) {
 
 /* The end of a pair is connected. */
 int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length) {
-  (void)fd, (void)address, (void)length;
+  (void)fd;
+  (void)address;
+  (void)length;
   return 0;
 }
 

@@ -33,7 +33,8 @@ static void check_endpoint(const struct endpoint *endpoint, const struct setting
   char *scheme = get_part(url, CURLUPART_SCHEME, 0);
   char *port = get_part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT);
   char *host = get_part(url, CURLUPART_HOST, 0);
-  assert(endpoint->port >= 1 && endpoint->port <= 65535 && endpoint->port == atoi(port));
+  assert(endpoint->port >= 1 && endpoint->port <= 65535 &&
+         endpoint->port == strtol(port, NULL, 10));
   assert(strcmp(scheme, endpoint->https ? "https" : "http") == 0);
   assert(endpoint->https || endpoint->loopback || settings->allow_http);
   assert(host[0] != '\0' && strpbrk(host, "/?#@\\ ") == NULL);

@@ -549,7 +549,10 @@ static void read_all(const struct reading *reading) {
   luaL_checkstack(L, 12, "options");
   for (lua_pushnil(L); lua_next(L, reading->origin.index) != 0;) {
     const struct option *option = find_option(L, -2);
-    if (option == NULL) refuse_unknown(reading);
+    if (option == NULL) {
+      refuse_unknown(reading);
+      return; /* not reached */
+    }
     if ((option->places & reading->place) == 0) refuse_place(reading, option);
     read_value(reading, option);
     lua_setfield(L, reading->copy, option->name); /* leaves the key for lua_next */

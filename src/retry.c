@@ -7,7 +7,9 @@
 
 #include "clock.h"
 
-enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16, YEAR_SECONDS = 365 * 24 * 3600 };
+enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16 };
+
+static const double year_seconds = 365.0 * 24 * 3600;
 
 bool retry_status(long status) {
   return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 ||
@@ -19,9 +21,9 @@ double retry_read_after(const char *value, struct moment date) {
   int64_t now = date.known ? date.epoch_ms : clock_wall_ms();
   if (length > 0 && strspn(value, "0123456789") == length) {
     double seconds = strtod(value, NULL);
-    if (seconds <= YEAR_SECONDS) return seconds;
+    if (seconds <= year_seconds) return seconds;
     double left = seconds - floor((double)now / 1000); /* some servers write a point in time */
-    return left < 0 ? 0 : left <= YEAR_SECONDS ? left : YEAR_SECONDS;
+    return left < 0 ? 0 : left <= year_seconds ? left : year_seconds;
   }
   struct moment when = date_read_http(value, length, now);
   if (!when.known) return -1;

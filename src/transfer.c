@@ -155,7 +155,10 @@ static int take_debug(CURL *easy, curl_infotype type, char *bytes, size_t size, 
 /* NOLINTNEXTLINE(readability-non-const-parameter): the type is libcurl's */
 static int take_readiness(void *data, char *peer, char *own, int peer_port, int own_port) {
   struct transfer *transfer = data;
-  (void)peer, (void)own, (void)peer_port, (void)own_port;
+  (void)peer;
+  (void)own;
+  (void)peer_port;
+  (void)own_port;
   transfer->ready = true;
   return CURL_PREREQFUNC_OK;
 }

@@ -48,7 +48,7 @@ void clock_shift_set(const double seconds[CLOCKS], bool stop) {
   bool stops_now = stop && !atomic_load(&stopped);
   for (int clock = 0; clock < CLOCKS; clock++) {
     if (stops_now) atomic_store(&stopped_us[clock], read_us(ids[clock]));
-    atomic_store(&shift_us[clock], (int64_t)(seconds[clock] * SECOND_US));
+    atomic_store(&shift_us[clock], (int64_t)(seconds[clock] * (double)SECOND_US));
   }
   atomic_store(&stopped, stop);
 }
