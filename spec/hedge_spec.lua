@@ -3,6 +3,7 @@
 local cases = require "support.cases"
 local icptoken = require "icptoken"
 local stub_client = require "support.stub"
+local testkit = require "testkit"
 
 -- Takes the request and stays silent.
 local HANG = { raw = "", ["end"] = "hold" }
@@ -161,5 +162,19 @@ describe("a login", function()
       if request.method == "POST" then logins = logins + 1 end
     end
     assert.equal(1, logins)
+  end)
+end)
+
+describe("connections that are given up before they are established", function()
+  it("leave no socket behind", function()
+    local before = #testkit.open_sockets()
+    local client = icptoken.new(with_hedge { hedge_after = 0.01 })
+    for _ = 1, 20 do
+      stub:plan({ at = "connect", ["end"] = "hold" }, { keep_alive = false, times = "forever" })
+      assert(client:fetch())
+      stub:reset()
+    end
+    client:close()
+    assert.equal(before, #testkit.open_sockets())
   end)
 end)

@@ -35,7 +35,17 @@ static int close_recorded(const struct pool_socket *recorded) {
   return recorded->blind || is_ours(recorded) ? close(recorded->fd) : 0;
 }
 
+/* libcurl closes a socket by itself, without the callback, where it gives up a connection that is
+ * not established yet. The records of such sockets go here, before their numbers come again. */
+static void forget_closed(struct pool *pool) {
+  size_t kept = 0;
+  for (size_t i = 0; i < pool->count; i++)
+    if (is_ours(&pool->sockets[i])) pool->sockets[kept++] = pool->sockets[i];
+  pool->count = kept;
+}
+
 static bool record_socket(struct pool *pool, int fd) {
+  forget_closed(pool);
   if (pool->count == pool->capacity) {
     size_t capacity = pool->capacity == 0 ? 8 : pool->capacity * 2;
     struct pool_socket *sockets = realloc(pool->sockets, capacity * sizeof *sockets);
@@ -133,13 +143,10 @@ int pool_open(struct pool *pool) {
   return 0;
 }
 
-/* Are all descriptors that the pool opened still what they were? libcurl has some of its own in a
- * multi handle, which nobody else knows: the witness stands for them. */
-static bool is_intact(const struct pool *pool) {
-  for (size_t i = 0; i < pool->count; i++)
-    if (!is_ours(&pool->sockets[i])) return false;
-  return is_ours(&pool->witness);
-}
+/* Has the process left the pool's descriptors alone? A process that closes descriptors that it does
+ * not know closes all of them, those of libcurl that nobody else knows as well: the witness stands
+ * for them all. (A socket alone may have been closed by libcurl.) */
+static bool is_intact(const struct pool *pool) { return is_ours(&pool->witness); }
 
 bool pool_is_usable(const struct pool *pool) {
   return pool->multi != NULL && pool->owner == getpid() && is_intact(pool);
@@ -159,6 +166,7 @@ static bool blind_sockets(struct pool *pool) {
   bool all = true;
   for (size_t i = 0; i < pool->count; i++) {
     struct pool_socket *recorded = &pool->sockets[i];
+    if (!is_ours(recorded)) continue; /* closed, and maybe another file by now */
     recorded->blind = dup2(blind, recorded->fd) >= 0;
     if (recorded->blind)
       fcntl(recorded->fd, F_SETFD, FD_CLOEXEC);
