@@ -167,11 +167,12 @@ end)
 
 describe("connections that are given up before they are established", function()
   it("leave no socket behind", function()
-    local before = #testkit.open_sockets()
-    local client = icptoken.new(with_hedge { hedge_after = 0.01 })
-    for _ = 1, 20 do
-      stub:plan({ at = "connect", ["end"] = "hold" }, { keep_alive = false, times = "forever" })
-      assert(client:fetch())
+    local before, requests = #testkit.open_sockets(), {}
+    for i = 1, 40 do requests[i] = { scope = ("repository:given/up%d:pull"):format(i) } end
+    local client = icptoken.new(with_hedge { hedge_after = 0.01, parallel = 8 })
+    for _ = 1, 5 do
+      stub:plan({ at = "connect", ["end"] = "hold", times = 5 }, { delay = { before = 0.03 }, times = "forever" })
+      assert.is_nil(select(2, client:fetch_all(requests)))
       stub:reset()
     end
     client:close()
