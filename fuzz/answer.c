@@ -102,6 +102,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   buffer_free(&endpoint.shown);
   buffer_free(&exchange.transfer.answer.body);
   buffer_free(&scratch);
-  lua_gc(L, LUA_GCCOLLECT); /* else libFuzzer takes what waits for it for a leak */
+  lua_gc(L, LUA_GCCOLLECT, 0); /* else libFuzzer takes what waits for it for a leak */
   return 0;
 }
