@@ -323,7 +323,7 @@ for _, name in ipairs { "basic", "bearer" } do
       end
     end)
 
-    it("takes skopeo's log-in with the right password only", function()
+    it("lets skopeo log in with the right password only", function()
       for password, is_right in pairs { admin = true, wrong = false } do
         local authfile = directory .. "/login.json"
         os.remove(authfile)

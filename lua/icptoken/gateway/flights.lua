@@ -288,7 +288,7 @@ local function delay(self, flight, failure)
   if not wait or not ensure_poller(self) then return false end
   flight.last_failure, flight.wake_at = failure, now() + wait
   self.delayed[flight] = true
-  -- for those who wait in another worker, should their time be over before the next attempt has ended
+  -- for those who wait in another worker and whose deadline passes before the next attempt is over
   self.store:put_report(name_interim(flight.owner), failure, flight.deadline - now())
   -- the credential's other scopes need not wait for this one's next attempt
   if flight.credential then unlock_one(self, flight, flight.credential) end
