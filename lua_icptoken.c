@@ -1,5 +1,6 @@
 /* lua_icptoken.c - the door: luaopen_icptoken and the functions that a script calls.
- * icptoken asks an IBM Cloud Private cluster for a registry JWT and returns the answer as a table.
+ * icptoken requests a registry JWT from an IBM Cloud Private cluster and returns the answer as a
+ * table.
  */
 #include <curl/curl.h>
 #include <dlfcn.h>
@@ -8,33 +9,37 @@
 #include <string.h>
 
 #include "src/batch.h"
+#include "src/call.h"
 #include "src/client.h"
 #include "src/clock.h"
 #include "src/compat.h"
 #include "src/failure.h"
+#include "src/inspect.h"
 #include "src/json.h"
-#include "src/response.h"
-#include "src/session.h"
+#include "src/login.h"
+#include "src/result.h"
+#include "src/stats.h"
 #include "src/token.h"
 #include "src/version.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* icptoken.new(options) -> client. Raises on a wrong option; nil, message, code, details when
- * memory is short. */
+/* icptoken.new(options) -> client. Raises on an invalid option; nil, message, code, details when
+ * out of memory. */
 static int door_new(lua_State *L) { return client_new(L, 1, OPTIONS_CLIENT); }
 
-/* Makes a client for one call, makes the call and closes the client. */
-static int call_once(lua_State *L, enum options_place place) {
+/* Creates a client for one call, makes the call and closes the client. */
+static int call_once(lua_State *L, enum options_kind kind) {
   lua_settop(L, 1);
-  int made = client_new(L, 1, place);
+  int made = client_new(L, 1, kind);
   if (made != 1) return made;
-  int results = place == OPTIONS_LOGIN ? session_login(L, 2) : token_fetch(L, 2, 3);
+  int results = kind == OPTIONS_LOGIN ? login_fetch(L, 2) : token_fetch(L, 2, 3);
   client_close(L, 2);
   return results;
 }
 
-/* icptoken.fetch(options) -> token, or nil, message, code, details. One token, no client kept. */
+/* icptoken.fetch(options) -> token, or nil, message, code, details. Requests one token and keeps no
+ * client. */
 static int door_fetch(lua_State *L) { return call_once(L, OPTIONS_CLIENT); }
 
 /* icptoken.login(options) -> the identity provider's answer, or nil, message, code, details. */
@@ -48,8 +53,8 @@ static int door_decode(lua_State *L) {
   luaL_checktype(L, 1, LUA_TSTRING);
   const char *text = lua_tolstring(L, 1, &length);
   failure_clear(&failure);
-  if (response_push_jwt(L, lua_upvalueindex(CLIENT_DECODE), text, length, &failure)) return 1;
-  return response_push_failure(L, &failure, NULL, 0);
+  if (inspect_push_jwt(L, lua_upvalueindex(CLIENT_DECODE), text, length, &failure)) return 1;
+  return result_push_failure(L, &failure, NULL, 0);
 }
 
 /* icptoken.challenge(value) -> { realm=, service=, scope=, error= } of the first Bearer challenge
@@ -60,11 +65,12 @@ static int door_challenge(lua_State *L) {
   luaL_checktype(L, 1, LUA_TSTRING);
   const char *text = lua_tolstring(L, 1, &length);
   failure_clear(&failure);
-  if (response_push_challenge(L, text, length, &failure)) return 1;
-  return response_push_failure(L, &failure, NULL, 0);
+  if (inspect_push_challenge(L, text, length, &failure)) return 1;
+  return result_push_failure(L, &failure, NULL, 0);
 }
 
-/* client:fetch([request]) -> token, or nil, message, code, details. Always asks the endpoint. */
+/* client:fetch([request]) -> token, or nil, message, code, details. Always sends a token request.
+ */
 static int door_client_fetch(lua_State *L) {
   lua_settop(L, 2);
   return token_fetch(L, 1, 2);
@@ -74,20 +80,21 @@ static int door_client_fetch(lua_State *L) {
  * details. */
 static int door_client_token(lua_State *L) { return token_get(L, 1, 2); }
 
-/* client:fetch_all(requests) -> tokens, errors: index for index, false where a request failed;
- * errors is nil when none did. */
+/* client:fetch_all(requests) -> tokens, errors. Both have the indices of requests; a token is false
+ * where its request failed, and errors is nil if none failed. */
 static int door_client_fetch_all(lua_State *L) {
   lua_settop(L, 2);
   return batch_fetch(L, 1, 2);
 }
 
-/* client:invalidate(token) -> whether an entry of the cache held this token, and is gone now. */
+/* client:invalidate(token) -> whether the cache contained an entry with this token, which is now
+ * removed. */
 static int door_client_invalidate(lua_State *L) { return token_invalidate(L, 1, 2); }
 
 /* client:stats() -> table of counters and of the last transfer's timings in seconds. */
-static int door_client_stats(lua_State *L) { return client_stats(L, 1); }
+static int door_client_stats(lua_State *L) { return stats_push(L, 1); }
 
-/* client:close(), also when it is collected or leaves its scope. Idempotent. */
+/* client:close(), also called when the client is collected or leaves its scope. Idempotent. */
 static int door_client_close(lua_State *L) {
   client_close(L, 1);
   return 0;
@@ -112,20 +119,20 @@ static const luaL_Reg client_metamethods[] = {{"__gc", door_client_close},
                                               {"__tostring", door_client_tostring},
                                               {NULL, NULL}};
 
-/* A lookup that timed out goes on in a thread of libcurl, whose code must still be there when Lua
- * has let go of this module. So the module, and with it libcurl, stays for the life of the process,
- * where the system can do that. */
+/* A DNS lookup that timed out keeps running in a libcurl thread, so its code must stay mapped after
+ * Lua unloads this module. Where the system supports it, the module, and with it libcurl, stays
+ * loaded for the life of the process. */
 static void pin_module(void) {
 #if defined RTLD_NOLOAD && defined RTLD_NODELETE
-  static const char place = 0;
+  static const char own_address = 0;
   Dl_info self;
-  if (dladdr(&place, &self) == 0 || self.dli_fname == NULL) return;
+  if (dladdr(&own_address, &self) == 0 || self.dli_fname == NULL) return;
   void *handle = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
   if (handle != NULL) dlclose(handle);
 #endif
 }
 
-/* Without clocks no limit would hold. */
+/* Without working clocks no time limit could be kept. */
 static void check_clocks(lua_State *L) {
   int problem = clock_problem();
   if (problem != 0)
@@ -137,24 +144,19 @@ static int do_nothing(lua_State *L) {
   return 0;
 }
 
-/* Pushes what every function here has as upvalues, in the order of client.h. The protected halves
- * have the first two. */
+/* Pushes the upvalues that every function of this file needs, in the order of client.h. Protected
+ * bodies have the first two. */
 static void push_upvalues(lua_State *L) {
-  static const lua_CFunction halves[] = {token_run_fetch, token_run_get, batch_run,
-                                         session_run_login};
-  int first = lua_gettop(L) + 1;
   json_push_decoder(L);
   lua_pushcfunction(L, do_nothing);
-  for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
-    lua_pushvalue(L, first);
-    lua_pushvalue(L, first + 1);
-    lua_pushcclosure(L, halves[i], 2);
-  }
+  lua_pushvalue(L, -2);
+  lua_pushvalue(L, -2);
+  lua_pushcclosure(L, call_trampoline, CLIENT_NOTHING);
   lua_pushstring(L, failure_name(FAILURE_NO_MEMORY));
   lua_pushliteral(L, "cached");
 }
 
-/* The upvalues stand on the stack from index first on. */
+/* The upvalues are on the stack, from index first on. */
 static void make_client_type(lua_State *L, int first) {
   luaL_newmetatable(L, CLIENT_TYPE);
   compat_setfuncs(L, client_metamethods, first, CLIENT_UPVALUES);
@@ -168,7 +170,7 @@ static void make_client_type(lua_State *L, int first) {
 
 EXPORT int luaopen_icptoken(lua_State *L);
 
-/* Reads no file of the user's and opens no network. May run again in the same state. */
+/* Reads no file of the user and does not use the network. May be called again in the same state. */
 EXPORT int luaopen_icptoken(lua_State *L) {
   check_clocks(L);
   pin_module();

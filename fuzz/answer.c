@@ -10,6 +10,8 @@
 #include "../src/compat.h"
 #include "../src/json.h"
 #include "../src/response.h"
+#include "../src/result.h"
+#include "../src/status.h"
 
 static lua_State *open_state(void) {
   lua_State *L = luaL_newstate();
@@ -31,12 +33,12 @@ static void check_token(lua_State *L, const struct token_limits *limits) {
   lua_pop(L, 5);
 }
 
-/* Of a failure: the list for details.errors, or nil, is on top of the stack. */
+/* Checks a failure. The list for details.errors, or nil, is on top of the stack. */
 static void check_failure(lua_State *L, const struct exchange *exchange) {
   int errors = lua_gettop(L);
-  assert(exchange->failure.code != FAILURE_NONE);
+  assert(exchange->failure->code != FAILURE_NONE);
   assert(lua_isnil(L, errors) || (lua_istable(L, errors) && compat_rawlen(L, errors) > 0));
-  assert(response_push_failure(L, &exchange->failure, "https://localhost/", errors) == 4);
+  assert(result_push_failure(L, exchange->failure, "https://localhost/", errors) == 4);
   lua_settop(L, errors);
 }
 
@@ -46,7 +48,7 @@ static int read_both(lua_State *L) {
   struct token_limits limits;
   int top = lua_gettop(L);
   if (response_read_token(L, reader, exchange, &limits)) {
-    assert(exchange->failure.code == FAILURE_NONE);
+    assert(exchange->failure->code == FAILURE_NONE);
     check_token(L, &limits);
   } else {
     assert(lua_gettop(L) == top + 1);
@@ -54,8 +56,8 @@ static int read_both(lua_State *L) {
     lua_pop(L, 1);
   }
   assert(lua_gettop(L) == top);
-  failure_clear(&exchange->failure);
-  response_read_refusal(L, reader, exchange);
+  failure_clear(exchange->failure);
+  status_read_refusal(L, reader, exchange);
   assert(lua_gettop(L) == top + 1);
   check_failure(L, exchange);
   return 0;
@@ -67,8 +69,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   static const long statuses[] = {400, 401, 403, 404, 429, 302, 500, 418};
   struct settings settings = {.credential = {.id_token = "x"}};
   struct endpoint endpoint = {.port = 8443};
-  struct secrets secrets = {.count = 0};
-  struct exchange exchange = {.sent_wall_ms = 1511990661000};
+  struct secrets secrets = {0};
+  struct failure failure;
+  struct exchange exchange = {.sent_wall_ms = 1511990661000, .failure = &failure};
   struct buffer scratch = {0};
   struct jitter jitter = {1};
   static lua_State *L;
@@ -78,19 +81,19 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||
       !buffer_append(&exchange.transfer.answer.body, data + 1, size - 1))
     abort();
-  const struct circumstances about = {.settings = &settings,
-                                      .endpoint = &endpoint,
-                                      .secrets = &secrets,
-                                      .credential = "the ID token",
-                                      .timeout_ms = 30000};
-  struct reader reader = {1, &about, &scratch, &jitter};
+  const struct context context = {.settings = &settings,
+                                  .endpoint = &endpoint,
+                                  .secrets = &secrets,
+                                  .credential = "the ID token",
+                                  .timeout_ms = 30000};
+  struct reader reader = {1, &context, &scratch, &jitter};
   exchange.transfer.answer.status = statuses[data[0] & 7];
   exchange.transfer.answer.framed = (data[0] & 8) != 0;
   exchange.transfer.answer.date.known = (data[0] & 16) != 0;
   exchange.transfer.answer.date.epoch_ms = 1511990661000;
-  size_t location = size - 1 < TRANSFER_VALUE_SIZE - 1 ? size - 1 : TRANSFER_VALUE_SIZE - 1;
+  size_t location = size - 1 < ANSWER_VALUE_SIZE - 1 ? size - 1 : ANSWER_VALUE_SIZE - 1;
   memcpy(exchange.transfer.answer.location, data + 1, location);
-  failure_clear(&exchange.failure);
+  failure_clear(&failure);
 
   lua_settop(L, 1);
   lua_pushcfunction(L, read_both);
@@ -102,6 +105,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   buffer_free(&endpoint.shown);
   buffer_free(&exchange.transfer.answer.body);
   buffer_free(&scratch);
-  lua_gc(L, LUA_GCCOLLECT, 0); /* else libFuzzer takes what waits for it for a leak */
+  lua_gc(L, LUA_GCCOLLECT, 0); /* or libFuzzer reports garbage as a leak */
   return 0;
 }

@@ -1,5 +1,5 @@
-/* challenge.c - fuzzes the reader of WWW-Authenticate: what it finds lies inside the text, holds no
- * control character, and does not grow when it is unescaped. */
+/* challenge.c - fuzzes the reader of WWW-Authenticate: each value that it finds lies inside the
+ * text, contains no control character, and does not become longer when it is unescaped. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

@@ -12,8 +12,8 @@
 #include "../src/retry.h"
 
 /* The years 0000 to 9999, a day to either side, as an offset may lead beyond them. */
-#define FIRST_MS (-INT64_C(62167305600000))
-#define LAST_MS INT64_C(253402387200000)
+#define MIN_MS (-INT64_C(62167305600000))
+#define MAX_MS INT64_C(253402387200000)
 
 static const char *const forms[] = {
     "%a, %d %b %Y %H:%M:%S GMT", /* IMF-fixdate */
@@ -24,7 +24,7 @@ static const char *const forms[] = {
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 static void check_range(struct moment moment) {
-  assert(!moment.known || (moment.epoch_ms >= FIRST_MS && moment.epoch_ms <= LAST_MS));
+  assert(!moment.known || (moment.epoch_ms >= MIN_MS && moment.epoch_ms <= MAX_MS));
 }
 
 /* Is text in this form just as the C library writes it, and a date that there is? */
@@ -63,7 +63,7 @@ static void compare_writing(int64_t seconds) {
   time_t time = (time_t)seconds;
   struct tm at;
   date_write_utc(seconds, ours);
-  if (seconds * 1000 < FIRST_MS || seconds * 1000 > LAST_MS || gmtime_r(&time, &at) == NULL ||
+  if (seconds * 1000 < MIN_MS || seconds * 1000 > MAX_MS || gmtime_r(&time, &at) == NULL ||
       at.tm_year + 1900 < 1000 || at.tm_year + 1900 > 9999)
     return;
   assert(strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &at) != 0 && strcmp(ours, text) == 0);
@@ -91,7 +91,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   struct moment moment = date_read_http(text, size, now_ms);
   check_range(moment);
   read_seconds(text, size);
-  compare_writing(number % (LAST_MS / 1000));
+  compare_writing(number % (MAX_MS / 1000));
   char *copy = malloc(size + 1);
   if (copy == NULL) abort();
   memcpy(copy, data, size);

@@ -13,7 +13,7 @@
 
 int luaopen_icptoken(lua_State *L);
 
-/* What no message may hold. It is in the dictionary, so that answers repeat it. */
+/* The secret that no message may contain. The dictionary has it, so that answers repeat it. */
 #define SECRET "hush-hush-id-token"
 
 static const unsigned char *answer;
@@ -22,7 +22,8 @@ static int peer = -1;
 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): glibc's names are reserved ones
 
-/* Stands for libc's in this program, and in libcurl: the other end has sent the answer already. */
+/* Replaces the C library's socket() in this program and in libcurl. The other end of the pair has
+ * already sent the answer. */
 int socket(int family, int type, int protocol) {
   int pair[2];
   (void)protocol;
@@ -36,7 +37,7 @@ int socket(int family, int type, int protocol) {
   return pair[0];
 }
 
-/* The end of a pair is connected. */
+/* An end of a pair is already connected. */
 int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length) {
   (void)fd;
   (void)address;
@@ -46,9 +47,9 @@ int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length) {
 
 // NOLINTEND(readability-inconsistent-declaration-parameter-name)
 
-/* Makes and checks an exchange, over one client for all if it may be kept. */
+/* Makes and checks an exchange, over one client for all. */
 static const char script[] =
-    "local icptoken, may_keep = ...\n"
+    "local icptoken = ...\n"
     "local client\n"
     "local function visit(value, check)\n"
     "  if type(value) == 'string' then return check(value) end\n"
@@ -72,14 +73,7 @@ static const char script[] =
     "    visit(message, check_message)\n"
     "    visit(details, check_message)\n"
     "  end\n"
-    "  if not may_keep then client = client:close() end\n"
     "end\n";
-
-/* Before 8.2.2 a handle that is used again keeps a pointer to the last header of the answer before,
- * and a first header that is a continuation (obs-fold) leads it there. */
-static bool may_keep_handle(void) {
-  return curl_version_info(CURLVERSION_NOW)->version_num >= 0x080202;
-}
 
 /* A state whose only value is the function that makes an exchange. */
 static lua_State *open_state(void) {
@@ -88,8 +82,7 @@ static lua_State *open_state(void) {
   if (luaL_loadstring(L, script) != 0) abort();
   lua_pushcfunction(L, luaopen_icptoken);
   lua_call(L, 0, 1);
-  lua_pushboolean(L, may_keep_handle());
-  lua_call(L, 2, 1);
+  lua_call(L, 1, 1);
   return L;
 }
 
@@ -109,6 +102,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   }
   if (peer >= 0) close(peer);
   peer = -1;
-  lua_gc(L, LUA_GCCOLLECT, 0); /* else libFuzzer takes what waits for it for a leak */
+  lua_gc(L, LUA_GCCOLLECT, 0); /* or libFuzzer reports garbage as a leak */
   return 0;
 }

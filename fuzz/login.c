@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../src/bearer.h"
 #include "../src/buffer.h"
 #include "../src/compat.h"
 #include "../src/credential.h"
 #include "../src/json.h"
 #include "../src/jwt.h"
 #include "../src/response.h"
+#include "../src/result.h"
 
 static lua_State *open_state(void) {
   lua_State *L = luaL_newstate();
@@ -24,7 +26,7 @@ static void check_identity(lua_State *L) {
   size_t length;
   lua_getfield(L, -1, "id_token");
   const char *id_token = lua_tolstring(L, -1, &length);
-  assert(id_token != NULL && jwt_is_b64token(id_token, length));
+  assert(id_token != NULL && bearer_is_token(id_token, length));
   lua_getfield(L, -2, "expires_in");
   lua_getfield(L, -3, "expires_at");
   assert(lua_isnil(L, -2) || (compat_isinteger(L, -2) && lua_tointeger(L, -2) >= 0));
@@ -38,21 +40,21 @@ static int read_login(lua_State *L) {
   struct token_limits limits;
   int top = lua_gettop(L);
   if (response_read_login(L, reader, exchange, &limits)) {
-    assert(exchange->failure.code == FAILURE_NONE);
+    assert(exchange->failure->code == FAILURE_NONE);
     check_identity(L);
     lua_pop(L, 1);
   } else {
     int errors = top + 1;
     assert(lua_gettop(L) == errors && (lua_isnil(L, errors) || lua_istable(L, errors)));
-    assert(exchange->failure.code != FAILURE_NONE);
-    response_push_failure(L, &exchange->failure, "https://localhost/", errors);
+    assert(exchange->failure->code != FAILURE_NONE);
+    result_push_failure(L, exchange->failure, "https://localhost/", errors);
     lua_settop(L, top);
   }
   assert(lua_gettop(L) == top);
   return 0;
 }
 
-/* What is sent for a text that somebody took for an ID token, and for a user name and password. */
+/* Checks the header for a text that is passed as an ID token, and as user name and password. */
 static void write_credentials(const char *text, size_t size) {
   static const char head[] = "Authorization: Bearer ";
   struct buffer line = {0};
@@ -60,7 +62,7 @@ static void write_credentials(const char *text, size_t size) {
   failure_clear(&failure);
   if (credential_write_token(text, size, "the ID token", &line, &failure)) {
     assert(line.length > sizeof head - 1 && memcmp(line.data, head, sizeof head - 1) == 0);
-    assert(jwt_is_b64token(line.data + sizeof head - 1, line.length - (sizeof head - 1)));
+    assert(bearer_is_token(line.data + sizeof head - 1, line.length - (sizeof head - 1)));
   } else {
     assert(failure.code == FAILURE_INVALID_CREDENTIAL && line.length == 0);
   }
@@ -81,8 +83,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   struct settings settings = {.credential = {.login_username = "x", .login_password = "y"}};
   struct endpoint endpoint = {.port = 8443};
-  struct secrets secrets = {.count = 0};
-  struct exchange exchange = {.sent_wall_ms = 1511990661000};
+  struct secrets secrets = {0};
+  struct failure failure;
+  struct exchange exchange = {.sent_wall_ms = 1511990661000, .failure = &failure};
   struct buffer scratch = {0};
   struct jitter jitter = {1};
   static lua_State *L;
@@ -91,15 +94,15 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||
       !buffer_append(&exchange.transfer.answer.body, data, size))
     abort();
-  const struct circumstances about = {.settings = &settings,
-                                      .endpoint = &endpoint,
-                                      .secrets = &secrets,
-                                      .credential = "user name and password",
-                                      .timeout_ms = 30000};
-  struct reader reader = {1, &about, &scratch, &jitter};
+  const struct context context = {.settings = &settings,
+                                  .endpoint = &endpoint,
+                                  .secrets = &secrets,
+                                  .credential = "user name and password",
+                                  .timeout_ms = 30000};
+  struct reader reader = {1, &context, &scratch, &jitter};
   exchange.transfer.answer.status = 200;
   exchange.transfer.answer.framed = size % 2 == 0;
-  failure_clear(&exchange.failure);
+  failure_clear(&failure);
   write_credentials((const char *)data, size);
 
   lua_settop(L, 1);
@@ -112,6 +115,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   buffer_free(&endpoint.shown);
   buffer_free(&exchange.transfer.answer.body);
   buffer_free(&scratch);
-  lua_gc(L, LUA_GCCOLLECT, 0); /* else libFuzzer takes what waits for it for a leak */
+  lua_gc(L, LUA_GCCOLLECT, 0); /* or libFuzzer reports garbage as a leak */
   return 0;
 }

@@ -10,11 +10,11 @@ enum { SECRET = 8 };
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
-  struct secrets secrets = {.count = 0};
+  struct secrets secrets = {0};
   char sample[SCRUB_SIZE];
   size_t characters = 0;
   if (size < SECRET) return 0;
-  scrub_add_secret(&secrets, (const char *)data, SECRET);
+  scrub_set_secret(&secrets, SECRET_PASSWORD, (const char *)data, SECRET);
   scrub_sample(&secrets, (const char *)data + SECRET, size - SECRET, sample);
   size_t length = strlen(sample);
   assert(length < SCRUB_SIZE);

@@ -8,7 +8,7 @@
 #include "../src/buffer.h"
 #include "../src/endpoint.h"
 
-/* The part of a URL as libcurl reads it anew; an absent one is "". */
+/* A part of a URL as libcurl parses it again; an absent one is "". */
 static char *get_part(const char *url, CURLUPart what, unsigned flags) {
   CURLU *parsed = curl_url();
   char *part = NULL;
@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   bool allow_http = (data[0] & 1) != 0;
   memcpy(text, data + 1, size - 1);
   text[size - 1] = '\0';
-  /* what options.c lets through: no control character, not empty */
+  /* as options.c checks it: no control character, not empty */
   for (char *p = text; *p != '\0'; p++)
     if ((unsigned char)*p < 0x20 || *p == 0x7F) *p = ' ';
   if (text[0] != '\0') {

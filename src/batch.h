@@ -1,4 +1,4 @@
-/* batch.h - client:fetch_all: many tokens at once over one client's connections. */
+/* batch.h - client:fetch_all: requests many tokens at once over one client's connections. */
 #ifndef ICPTOKEN_BATCH_H
 #define ICPTOKEN_BATCH_H
 
@@ -6,14 +6,11 @@
 
 #pragma GCC visibility push(hidden)
 
-/* client:fetch_all with the client at index: a token for each request of the list at argument, with
- * no more than option parallel under way. Pushes the list of tokens (false where there is none) and
- * that of errors, or nil when all succeeded, and returns 2; or nil, message, code, details and 4.
- */
+/* client:fetch_all with the client at index: requests a token for each element of the list at
+ * argument, at most `parallel` (an option) at a time. Pushes the list of tokens (false where a
+ * request failed) and the list of errors (nil if all succeeded) and returns 2; or pushes nil,
+ * message, code, details and returns 4. */
 int batch_fetch(lua_State *L, int index, int argument);
-
-/* Its protected half. */
-int batch_run(lua_State *L);
 
 #pragma GCC visibility pop
 

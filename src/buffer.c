@@ -1,15 +1,14 @@
-/* buffer.c - a growing run of bytes that is wiped before its memory goes back.
- * The bytes may be a credential or a token, so realloc, which can leave a copy behind, is not used.
- * Behind its length a buffer holds nothing: what falls away is wiped at once. So to wipe the rest
- * costs what was written, not what was reserved.
- */
+/* buffer.c - a growing byte buffer that is wiped before its memory is freed. The bytes may be a
+ * credential or a token, so realloc, which can leave a copy behind, is not used. Bytes that are
+ * removed are wiped at once, so the memory after the length never holds data, and freeing only
+ * needs to wipe the length. */
 #include "buffer.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SMALLEST_CAPACITY = 256 };
+enum { MIN_CAPACITY = 256 };
 
 void buffer_wipe_memory(void *memory, size_t size) {
   if (size == 0) return;
@@ -21,7 +20,7 @@ bool buffer_reserve(struct buffer *buffer, size_t size) {
   if (size >= SIZE_MAX - buffer->length - 1) return false;
   size_t needed = buffer->length + size + 1;
   if (needed <= buffer->capacity) return true;
-  size_t capacity = buffer->capacity < SMALLEST_CAPACITY ? SMALLEST_CAPACITY : buffer->capacity;
+  size_t capacity = buffer->capacity < MIN_CAPACITY ? MIN_CAPACITY : buffer->capacity;
   while (capacity < needed)
     capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
   char *grown = malloc(capacity);

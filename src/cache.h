@@ -1,6 +1,7 @@
-/* cache.h - which tokens a client holds, and until when: keys, limits and pauses. The tokens
- * themselves are Lua tables; this file knows them by the number of their place alone.
- * All times are milliseconds of the steady clock. A zeroed struct cache is a legal empty one. */
+/* cache.h - which tokens a client has cached, and until when: keys, limits and pauses. The tokens
+ * themselves are Lua tables, which this file knows only by the number of their slot. All times are
+ * milliseconds of the steady clock. A zeroed struct cache is a valid empty one;
+ * max_entries must be set before the first cache_put. */
 #ifndef ICPTOKEN_CACHE_H
 #define ICPTOKEN_CACHE_H
 
@@ -10,53 +11,58 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { CACHE_MOST = 1024, CACHE_NONE = -1 };
+enum { CACHE_NONE = -1 };
 
 struct cache_entry {
-  char *key; /* NULL in a free place */
+  char *key; /* NULL in a free slot */
   size_t key_length;
-  uint32_t hash;
-  int64_t refresh_ms, usable_ms; /* renew from; hand out until */
+  uint32_t hash, position;       /* position: in the heap */
+  int64_t refresh_ms, usable_ms; /* renew from; return until */
   int64_t pause_until_ms, pause_ms;
 };
 
 struct cache {
   struct cache_entry *entries;
-  size_t count, capacity;
-  int16_t *index; /* 2 * capacity places; CACHE_NONE where empty */
-  int favourite;  /* 1 + the place that is asked for most, as its owner has noted; 0 for none */
+  size_t count, capacity, max_entries;
+  int32_t *index; /* 2 * capacity cells; CACHE_NONE where empty */
+  int32_t *heap;  /* capacity slots */
+  uint64_t evictions;
+  int own_entry; /* 1 + the slot of the client's own request, as set by its owner; 0: none */
 };
 
-/* What is to be done with an entry now. */
+/* How an entry is to be used now. */
 enum cache_state {
-  CACHE_GOOD,    /* hand it out */
-  CACHE_RENEW,   /* hand it out, but try to get a new one first */
-  CACHE_RESTING, /* hand it out; the last try to renew failed a short while ago */
-  CACHE_ENDED    /* do not */
+  CACHE_GOOD,   /* return it */
+  CACHE_RENEW,  /* return it, but try to renew it first */
+  CACHE_PAUSED, /* return it; the last attempt to renew it has just failed */
+  CACHE_EXPIRED /* do not return it */
 };
 
-/* The place of the entry with this key, or CACHE_NONE. */
+/* Returns the slot of the entry with this key, or CACHE_NONE. */
 int cache_find(const struct cache *cache, const char *key, size_t length);
 
 enum cache_state cache_judge(const struct cache_entry *entry, int64_t now);
 
-/* Finds or makes the entry of a key, without a pause, and has it ended until its limits are set;
- * when the cache is full, the entry that ends soonest makes room. CACHE_NONE when memory is
- * short. */
-int cache_put(struct cache *cache, const char *key, size_t length);
+/* Finds or creates the entry of a key, without a pause, and marks it as expired until its limits
+ * are set. If the cache is full, the entry that expires first is removed, and counted if it has not
+ * expired yet. CACHE_NONE if out of memory; then nothing was removed. */
+int cache_put(struct cache *cache, const char *key, size_t length, int64_t now);
 
-/* No further renewal from now on for a pause, which doubles from 1 s to 60 s. */
-void cache_rest(struct cache_entry *entry, int64_t now);
+/* Sets from when the entry of a slot is to be renewed, and until when it is returned. */
+void cache_set_limits(struct cache *cache, int slot, int64_t refresh_ms, int64_t usable_ms);
 
-/* Has the pause begin now, and last as long as the server asked (negative: it did not) where that
- * is longer. */
-void cache_rest_for(struct cache_entry *entry, int64_t now, double retry_after_seconds);
+/* Allows no further renewal during a pause, which doubles from 1 s to 60 s. */
+void cache_pause(struct cache_entry *entry, int64_t now);
 
-/* The noted place, while its entry lives, or CACHE_NONE. */
-static inline int cache_favourite(const struct cache *cache) { return cache->favourite - 1; }
+/* Starts the pause now, and extends it to the time in Retry-After if that is longer (negative:
+ * there was none). */
+void cache_pause_for(struct cache_entry *entry, int64_t now, double retry_after_seconds);
 
-/* Frees the place. */
-void cache_remove(struct cache *cache, int place);
+/* Returns the slot of the client's own request while its entry exists, else CACHE_NONE. */
+static inline int cache_own_entry(const struct cache *cache) { return cache->own_entry - 1; }
+
+/* Frees the slot. */
+void cache_remove(struct cache *cache, int slot);
 
 void cache_free(struct cache *cache);
 

@@ -1,8 +1,8 @@
-/* call.h - one call on a client that may talk to the cluster: its beginning, its attempts, its end.
- * Whatever allocates in Lua may run the caller's finalisers, and those may use or close the client.
- * So from call_run on, and until it returns, the client is busy and nobody else's; before that,
- * nothing of the client but its settings is used. Inside, the call runs protected, so that an error
- * leaves nothing in libcurl's hands. */
+/* call.h - one call on a client that may contact the cluster: its start, its attempts, and cleaning
+ * up. Whatever allocates in Lua may run the caller's finalisers, and those may use or close the
+ * client. So the client is marked busy from call_run until it returns; before that, only its
+ * settings are used. The body runs protected, so that an error leaves no transfer running in
+ * libcurl. */
 #ifndef ICPTOKEN_CALL_H
 #define ICPTOKEN_CALL_H
 
@@ -16,76 +16,101 @@
 
 #pragma GCC visibility push(hidden)
 
-/* The longest wait before a hook (Ctrl-C) gets its turn. */
+/* The longest wait before a pending hook (Ctrl-C) is run. */
 enum { CALL_SLICE_MS = 250 };
 
-/* The arguments of a protected half: a struct call, the client, and a table that options_read has
+/* Stack layout of a protected body: a struct call, the client, and a table that options_read has
  * pushed (or nil, or for a batch a list of such tables). */
 enum { CALL_ITSELF = 1, CALL_CLIENT, CALL_REQUEST };
 
-/* A call while it lasts. It lives on the C stack of the function that began it. */
+struct call;
+
+/* The protected body of a call: pushes its results and returns how many. */
+typedef int call_body(lua_State *L, struct call *call);
+
+/* A call in progress. It lives on the C stack of the function that started it, possibly as the
+ * first member of a larger struct. */
 struct call {
+  call_body *body;
+  void (*clean_up)(
+      struct call *call); /* frees what the body has opened, even if it raised; may be NULL */
   struct client *client;
-  const struct settings *settings; /* the client's, or the request's own */
+  const struct settings *settings;    /* the client's, or the request's own */
+  struct string_list request_headers; /* of the request, beside the client's */
   int64_t timeout_ms, retries, hedge_ms, deadline_ms;
-  unsigned attempts; /* all that were made */
-  bool logged_in;    /* a login was part of it */
-  bool polls;        /* it is client:token, which is called again and again */
-  bool identified;   /* the id_token function was called, or the file read, by session_identify */
-  bool has_identity; /* and that gave a credential, which is in client->line */
-  const char *shown_url; /* of the endpoint that failed, for details.url */
+  unsigned attempts;      /* those of all its exchanges */
+  struct failure failure; /* why it failed; FAILURE_NONE until it has */
+  bool logged_in;         /* a login was part of it */
+  bool polls;             /* it is client:token, which scripts call repeatedly */
+  bool identified;   /* authorization_identify has called the id_token function, or read the file */
+  bool has_identity; /* with success: the credential is in session.line */
+  bool has_malformed_identity;     /* with a result that is no credential */
+  const struct endpoint *endpoint; /* that of tokens, or of a call of icptoken.login its own */
+  const char *shown_url;           /* of the endpoint that failed, for details.url */
   struct secrets secrets;
-  struct circumstances about;
+  struct context context;
   struct token_limits limits; /* of the token that was read */
 };
 
-/* What comes of an exchange that was answered. */
+/* The result of reading an answer. */
 enum call_outcome {
-  CALL_READ,  /* the table is at the top of the stack */
-  CALL_AGAIN, /* another attempt is arranged; nothing was pushed */
-  CALL_FAILED /* the exchange's failure says why; the server's errors, or nil, are at the top */
+  CALL_READ,  /* success: the table is at the top of the stack */
+  CALL_AGAIN, /* another attempt is scheduled; nothing was pushed */
+  CALL_FAILED /* the owner's failure is set; the server's errors, or nil, are at the top */
 };
 
-/* Fills a call in, of which nothing but the client is set, for the client's own settings. */
+/* Initialises a call, of which at most body, clean_up and client are set, with the client's own
+ * settings and the token endpoint. */
 void call_begin(struct call *call);
 
-/* Runs the protected half that is upvalue number run for the client at index, with the value at the
- * top as CALL_REQUEST, and cleans up whatever happens. Pops that value, pushes the results and
- * returns how many. The result is a failure when the client was closed; raises when it is busy, and
- * what the half raises, but for lack of memory. */
-int call_run(lua_State *L, struct call *call, int index, int run);
+/* Runs the body of a call for the client at index, with the value at the top as CALL_REQUEST, and
+ * cleans up in all cases. Pops that value, pushes the results and returns how many. A closed client
+ * is a failure. Raises if the client is busy, and raises every error of the body except lack of
+ * memory. */
+int call_run(lua_State *L, struct call *call, int index);
 
-/* What follows is for protected halves. */
+/* Calls the body of the call at CALL_ITSELF. Upvalue CLIENT_BODY is a closure of it, so that
+ * call_run can run a body protected without allocating anything. */
+int call_trampoline(lua_State *L);
 
-/* Sets the limit of the call, in milliseconds from now. */
+/* The functions below are for protected bodies. */
+
+/* Sets the deadline of the call: its time limit, from now on. */
 void call_start_clock(struct call *call);
 
-/* Notes the secrets that no message may hold, from the settings and the credential in use. */
+/* Registers the secrets that no message may contain, from the settings and the current credential.
+ */
 void call_gather_secrets(struct call *call);
 
-/* Reads a file of no more than limit bytes into content, which is the client's own. Waits for the
- * writer of a pipe until the call's limit, and lets a hook have its turn meanwhile. Returns 0, or
- * an errno: ETIMEDOUT for a pipe whose writer has not finished, EFBIG, ENOMEM. */
-int call_read_file(lua_State *L, struct call *call, const char *path, size_t limit,
-                   struct buffer *content);
+/* Closes a file of the client whose descriptor, plus 1, is in *opened; 0 means none. */
+void call_close_file(int *opened);
 
-/* Sets the call's failure to what an errno says the process lacks: descriptors, else memory.
- * Returns false. */
+/* Sets the call's failure for an errno to too many open files, or else to out of memory. Returns
+ * false. */
 bool call_fail_resource(struct call *call, int problem);
 
-/* Sets the call's failure to memory that ran out. Returns false. */
+/* Sets the call's failure to out of memory. Returns false. */
 bool call_fail_no_memory(struct call *call);
 
-/* Reads what an exchange has brought. */
-enum call_outcome call_settle(lua_State *L, struct call *call, struct exchange *exchange,
-                              const struct circumstances *about, response_reader *read);
+/* Returns whether the credential is the client's own user name and password, and the server has not
+ * accepted them yet or has refused them since. Only one request at a time sends such a password,
+ * because several failures can lock an account. */
+bool call_has_doubtful_password(const struct call *call);
 
-/* All attempts of one exchange. Leaves what it read at the top and returns true, or the server's
+/* The wait before a second attempt beside an unanswered token request, in milliseconds; 0 for none.
+ */
+int64_t call_hedge_ms(const struct call *call);
+
+/* Reads the answer of an exchange that has finished, or schedules another attempt. */
+enum call_outcome call_settle(lua_State *L, struct call *call, struct exchange *exchange,
+                              const struct context *context, response_reader *read);
+
+/* Makes all attempts of one exchange. Pushes the result and returns true, or pushes the server's
  * errors (or nil) and returns false. */
 bool call_converse(lua_State *L, struct call *call, struct exchange *exchange, const char *url,
-                   const struct circumstances *about, response_reader *read);
+                   const struct context *context, response_reader *read);
 
-/* Pushes the results of a call that failed; the server's errors, or nil, are at the top. */
+/* Pushes the results of a call that failed. The server's errors, or nil, are at the top. */
 int call_push_failure(lua_State *L, struct call *call);
 
 #pragma GCC visibility pop

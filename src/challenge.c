@@ -1,28 +1,25 @@
-/* challenge.c - the Bearer challenge of a WWW-Authenticate value (RFC 7235, RFC 6750).
- * The grammar is ambiguous at a comma, which divides both challenges and their parameters: a token
- * with "=" behind it is a parameter, any other token begins a challenge. */
+/* challenge.c - the Bearer challenge of a WWW-Authenticate value (RFC 7235, RFC 6750). The grammar
+ * is ambiguous at a comma, which separates both challenges and their parameters: a token followed
+ * by "=" is a parameter, any other token starts a challenge. */
 #include "challenge.h"
 
-#include <string.h>
+#include "ascii.h"
 
 const char *const challenge_names[CHALLENGE_FIELDS] = {"realm", "service", "scope", "error",
                                                        "error_description"};
 
 struct cursor {
   const char *at, *end;
+  const char
+      *unclosed; /* no quoted string that starts before this position is closed; NULL: not known */
 };
-
-static bool is_tchar(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-         (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
-}
 
 static void skip_spaces(struct cursor *cursor) {
   while (cursor->at < cursor->end && (*cursor->at == ' ' || *cursor->at == '\t'))
     cursor->at++;
 }
 
-static bool take(struct cursor *cursor, char c) {
+static bool take_char(struct cursor *cursor, char c) {
   if (cursor->at == cursor->end || *cursor->at != c) return false;
   cursor->at++;
   return true;
@@ -30,13 +27,13 @@ static bool take(struct cursor *cursor, char c) {
 
 static struct span take_token(struct cursor *cursor) {
   struct span token = {cursor->at, 0};
-  while (cursor->at < cursor->end && is_tchar(*cursor->at))
+  while (cursor->at < cursor->end && ascii_is_tchar(*cursor->at))
     cursor->at++;
   token.length = (size_t)(cursor->at - token.start);
   return token;
 }
 
-/* What stands between two quotes, the first of which was taken. Control characters but tabs are
+/* Reads up to the closing quote; the opening one was read. Control characters other than tabs are
  * refused. */
 static bool take_quoted(struct cursor *cursor, struct span *value) {
   value->start = cursor->at;
@@ -52,14 +49,14 @@ static bool take_quoted(struct cursor *cursor, struct span *value) {
   return false;
 }
 
-/* At the end of an element of the list: a comma or the end of all. */
+/* Is the cursor at the end of a list element: at a comma or the end of the text? */
 static bool at_boundary(struct cursor *cursor) {
   skip_spaces(cursor);
   return cursor->at == cursor->end || *cursor->at == ',';
 }
 
-/* The same behind a value. Some servers leave the commas out, so another parameter, or a scheme and
- * a parameter of it, may follow a space. */
+/* The same after a value. Some servers omit the commas, so another parameter, or a scheme and its
+ * parameter, may follow a space. */
 static bool at_loose_boundary(struct cursor *cursor) {
   const char *behind = cursor->at;
   if (at_boundary(cursor)) return true;
@@ -68,18 +65,18 @@ static bool at_loose_boundary(struct cursor *cursor) {
   skip_spaces(&ahead);
   take_token(&ahead);
   skip_spaces(&ahead);
-  return take(&ahead, '=');
+  return take_char(&ahead, '=');
 }
 
-/* A name, "=" and a value. Leaves the cursor where it was when there is none. */
+/* Reads a name, "=" and a value. Leaves the cursor unchanged if there is none. */
 static bool take_parameter(struct cursor *cursor, struct span *name, struct span *value) {
   struct cursor ahead = *cursor;
   *name = take_token(&ahead);
   if (name->length == 0) return false;
   skip_spaces(&ahead);
-  if (!take(&ahead, '=')) return false;
+  if (!take_char(&ahead, '=')) return false;
   skip_spaces(&ahead);
-  if (take(&ahead, '"')) {
+  if (take_char(&ahead, '"')) {
     if (!take_quoted(&ahead, value)) return false;
   } else {
     *value = take_token(&ahead);
@@ -90,95 +87,91 @@ static bool take_parameter(struct cursor *cursor, struct span *name, struct span
   return true;
 }
 
-/* The other form of a credential: token68, as "Negotiate" has it. */
+/* Reads the other form of a credential: token68, as in "Negotiate". */
 static bool take_token68(struct cursor *cursor) {
   struct cursor ahead = *cursor;
-  while (ahead.at < ahead.end && (is_tchar(*ahead.at) || *ahead.at == '/'))
+  while (ahead.at < ahead.end && (ascii_is_tchar(*ahead.at) || *ahead.at == '/'))
     ahead.at++;
   if (ahead.at == cursor->at) return false;
-  while (take(&ahead, '=')) {
+  while (take_char(&ahead, '=')) {
   }
   if (!at_boundary(&ahead)) return false;
   *cursor = ahead;
   return true;
 }
 
-static bool same_word(struct span word, const char *other) {
-  if (word.length != strlen(other)) return false;
-  for (size_t i = 0; i < word.length; i++) {
-    char c = word.start[i];
-    if (c >= 'A' && c <= 'Z') c = (char)(c | 0x20);
-    if (c != other[i]) return false;
-  }
-  return true;
-}
-
-/* False when the parameter was there already. */
-static bool keep(struct challenge *challenge, struct span name, struct span value) {
+/* Stores a parameter. False if the challenge already has it. */
+static bool keep_parameter(struct challenge *challenge, struct span name, struct span value) {
   for (size_t i = 0; i < CHALLENGE_FIELDS; i++) {
-    if (!same_word(name, challenge_names[i])) continue;
+    if (!ascii_is(name.start, name.length, challenge_names[i])) continue;
     if (challenge->value[i].start != NULL) return false;
     challenge->value[i] = value;
   }
   return true;
 }
 
-/* Where the reading stands: before any challenge, in another one, in the Bearer one that counts. */
-enum place { PLACE_NONE, PLACE_OTHER, PLACE_BEARER };
+/* The state of reading: before any challenge, in another one, in the Bearer challenge. */
+enum position { POSITION_NONE, POSITION_OTHER, POSITION_BEARER };
 
-static const char *const malformed = "it is not of the form that RFC 7235 asks for";
+static const char *const malformed = "it does not follow the syntax of RFC 7235";
 
-/* Moves behind the rest of an element that is malformed: to a comma that is not between quotes. */
+/* Skips the rest of a malformed element: up to a comma that is not between quotes. */
 static void skip_element(struct cursor *cursor) {
   struct span ignored;
   while (cursor->at < cursor->end && *cursor->at != ',') {
     struct cursor ahead = *cursor;
-    if (take(&ahead, '"') && take_quoted(&ahead, &ignored))
-      *cursor = ahead;
-    else
-      cursor->at++;
+    bool may_close = cursor->unclosed == NULL || cursor->at >= cursor->unclosed;
+    if (may_close && take_char(&ahead, '"')) {
+      if (take_quoted(&ahead, &ignored)) {
+        *cursor = ahead;
+        continue;
+      }
+      cursor->unclosed = ahead.at; /* all quotes up to there are escaped */
+    }
+    cursor->at++;
   }
 }
 
-/* Reads a scheme and the first thing behind it. */
+/* Reads a scheme and the first item after it. */
 static const char *begin_challenge(struct cursor *cursor, struct challenge *challenge, bool *found,
-                                   enum place *place) {
+                                   enum position *position) {
   struct span name, value, scheme = take_token(cursor);
   bool is_parameter = scheme.length == 0 || (cursor->at < cursor->end && *cursor->at == '=');
   if (is_parameter) return malformed;
-  *place = !*found && same_word(scheme, "bearer") ? PLACE_BEARER : PLACE_OTHER;
-  if (*place == PLACE_BEARER) *found = true;
+  *position =
+      !*found && ascii_is(scheme.start, scheme.length, "bearer") ? POSITION_BEARER : POSITION_OTHER;
+  if (*position == POSITION_BEARER) *found = true;
   const char *behind = cursor->at;
   if (at_boundary(cursor)) return NULL;
   if (cursor->at == behind) return malformed;
   if (!take_parameter(cursor, &name, &value)) return take_token68(cursor) ? NULL : malformed;
-  if (*place == PLACE_BEARER) keep(challenge, name, value);
+  if (*position == POSITION_BEARER) keep_parameter(challenge, name, value);
   return NULL;
 }
 
 const char *challenge_read(const char *text, size_t length, struct challenge *challenge) {
   while (length > 0 && (text[length - 1] == '\r' || text[length - 1] == '\n'))
     length--;
-  struct cursor cursor = {text, text + length};
+  struct cursor cursor = {text, text + length, NULL};
   struct span name, value;
-  enum place place = PLACE_NONE;
+  enum position position = POSITION_NONE;
   bool found = false;
   *challenge = (struct challenge){0};
   for (;;) {
     while (at_boundary(&cursor) && cursor.at < cursor.end)
       cursor.at++; /* empty elements */
     if (cursor.at == cursor.end) break;
-    if (place != PLACE_NONE && take_parameter(&cursor, &name, &value)) {
-      if (place == PLACE_BEARER && !keep(challenge, name, value))
-        return "a parameter stands twice in its Bearer challenge";
+    if (position != POSITION_NONE && take_parameter(&cursor, &name, &value)) {
+      if (position == POSITION_BEARER && !keep_parameter(challenge, name, value))
+        return "its Bearer challenge has a parameter twice";
       continue;
     }
-    const char *problem = begin_challenge(&cursor, challenge, &found, &place);
+    const char *problem = begin_challenge(&cursor, challenge, &found, &position);
     if (problem == NULL) continue;
-    if (place != PLACE_OTHER) return problem;
+    if (position != POSITION_OTHER) return problem;
     skip_element(&cursor); /* of a challenge that is not for us */
   }
-  return found ? NULL : "it holds no Bearer challenge";
+  return found ? NULL : "it contains no Bearer challenge";
 }
 
 size_t challenge_unescape(struct span value, char *out) {
@@ -186,7 +179,7 @@ size_t challenge_unescape(struct span value, char *out) {
   for (size_t i = 0; i < value.length; i++) {
     if (value.start[i] == '\\' && i + 1 < value.length) i++;
     char c = value.start[i];
-    out[length++] = c == '\t' ? ' ' : c; /* so that it can stand in a request */
+    out[length++] = c == '\t' ? ' ' : c; /* so that a request may contain it */
   }
   return length;
 }

@@ -18,19 +18,20 @@ enum challenge_field {
   CHALLENGE_FIELDS
 };
 
-/* The values as they stand, inside the text that was read; absent ones have a NULL start. */
+/* The values as the header contains them: pointers into the text that was read. Absent ones have a
+ * NULL start. */
 struct challenge {
   struct span value[CHALLENGE_FIELDS];
 };
 
 extern const char *const challenge_names[CHALLENGE_FIELDS];
 
-/* Reads a whole header value, which may hold several challenges, and keeps the first of scheme
- * Bearer. NULL when that went well, else what is wrong, in words. */
+/* Reads a whole header value, which may contain several challenges, and stores the first one of
+ * scheme Bearer. Returns NULL, or a description of what is wrong. */
 const char *challenge_read(const char *text, size_t length, struct challenge *challenge);
 
-/* Writes a value with the escapes of a quoted string resolved, and returns its length, which is no
- * more than that of the value. */
+/* Writes a value with the escapes of a quoted string resolved, and returns its length, which is at
+ * most that of the value. */
 size_t challenge_unescape(struct span value, char *out);
 
 #pragma GCC visibility pop

@@ -1,4 +1,5 @@
-/* client.h - the client that scripts hold: what it consists of, its making and its end. */
+/* client.h - the client object that scripts hold: its members, how it is created and how it is
+ * freed. */
 #ifndef ICPTOKEN_CLIENT_H
 #define ICPTOKEN_CLIENT_H
 
@@ -14,43 +15,30 @@
 #include "jitter.h"
 #include "options.h"
 #include "pool.h"
-#include "refusal.h"
+#include "session.h"
 #include "settings.h"
+#include "span.h"
+#include "tls_files.h"
 
 #pragma GCC visibility push(hidden)
 
-/* The registry's name of the metatable of clients. */
+/* The name of the clients' metatable in Lua's registry. */
 #define CLIENT_TYPE "icptoken.client"
 
-/* What every function that ends up here has as upvalues. */
+/* The upvalues of every function of the module that uses a client. */
 enum {
   CLIENT_DECODE = 1, /* the JSON decoder */
   CLIENT_NOTHING,    /* a function that does nothing */
-  CLIENT_RUN_FETCH,  /* the protected halves of the calls */
-  CLIENT_RUN_GET,
-  CLIENT_RUN_FETCH_ALL,
-  CLIENT_RUN_LOGIN,
-  CLIENT_NO_MEMORY, /* strings that must be there when memory is not */
+  CLIENT_BODY,       /* call_trampoline, which runs the protected body of a call */
+  CLIENT_NO_MEMORY,  /* strings that must already exist when memory runs out */
   CLIENT_CACHED,
   CLIENT_UPVALUES = CLIENT_CACHED
 };
 
-/* Places in the client's own Lua table, which has option names for keys otherwise: the details of a
- * call that Lua has no memory for, the server's errors of the refusal (or false), and at
- * CLIENT_TOKENS + place the tokens of the cache. */
+/* Keys in the client's own Lua table, whose other keys are option names: the details for a call
+ * that is out of memory, the server's errors of the last refusal (or false), and at CLIENT_TOKENS +
+ * slot the cached tokens. */
 enum { CLIENT_SPARE_DETAILS = 1, CLIENT_REFUSAL_ERRORS, CLIENT_TOKENS };
-
-/* The files of the TLS options. */
-enum { CLIENT_FILE_CA, CLIENT_FILE_CERT, CLIENT_FILE_KEY, CLIENT_FILE_PIN, CLIENT_FILES };
-
-/* One of the requests of a fetch_all that are under way. */
-struct slot {
-  struct exchange exchange;
-  struct buffer url;
-  int request; /* its number; 0 when the slot is free */
-  int64_t deadline_ms;
-  bool tried_again; /* with the ID token of a new log-in */
-};
 
 struct counters {
   uint64_t requests, attempts, cache_hits, refreshes, stale, failures[FAILURE_COUNT];
@@ -59,53 +47,41 @@ struct counters {
 struct client {
   const char *mark; /* tells a client from other userdata */
   bool open;
-  bool busy; /* in the middle of a call: the handles are in use */
+  bool busy; /* a call is in progress, so the handles are in use */
   struct settings settings;
-  struct endpoint endpoint, login_endpoint;
+  struct span proxy_password; /* from the proxy's URL */
+  struct endpoint endpoint;   /* of tokens; empty in a client made for icptoken.login */
   struct pool pool;
   struct exchange exchange; /* with the token endpoint */
-  struct exchange login;    /* with the identity provider */
-  struct slot *slots;       /* those of a fetch_all, while it lasts */
-  size_t slot_count;
+  struct session session;
   struct jitter jitter;
   struct cache cache;
   struct buffer own_url, own_key; /* of the client's own request */
   struct buffer url, key;         /* of a call's request */
-  struct buffer line;             /* the Authorization header in use */
-  struct buffer login_line;       /* the one that the last log-in gave */
-  struct buffer pair;             /* the base64 of user name and password, for messages to hide */
-  struct buffer files[CLIENT_FILES]; /* what was in them, where they are pipes */
-  int reading, pin;       /* 1 + descriptors that are open while a call lasts; 0 for none */
-  struct buffer identity; /* the last one that the id_token function or file gave client:token */
+  struct tls_files files;         /* contents of the TLS files that are pipes */
+  int reading;                    /* 1 + the descriptor of a file that a call reads; 0 for none */
   struct buffer scratch;
-  struct refusal refusal; /* of the client's own credential */
-  bool accepted;          /* the client's own user name and password were, at least once */
-  bool line_is_own;       /* line is the client's own, and does not change by itself */
-  uint64_t line_serial;   /* counts the changes of line */
   struct counters counters;
 };
 
-/* Makes a client from the options table at argument and pushes it: returns 1. Pushes nil, message,
- * code, details when memory is short: returns 4. Raises on a wrong option. place is OPTIONS_CLIENT,
- * or OPTIONS_LOGIN for one whose endpoint is the identity provider. */
-int client_new(lua_State *L, int argument, enum options_place place);
+/* Creates a client from the options table at argument, pushes it and returns 1. If out of memory,
+ * pushes nil, message, code, details and returns 4. Raises on an invalid option. kind is
+ * OPTIONS_CLIENT, or OPTIONS_LOGIN for a client whose endpoint is the identity provider. */
+int client_new(lua_State *L, int argument, enum options_kind kind);
 
-/* The client at index; raises when there is none. */
+/* Returns the client at index; raises if the value is no client. */
 struct client *client_check(lua_State *L, int index);
 
-/* Raises when the client is in the middle of a call. */
+/* Raises if a call on the client is in progress. */
 void client_refuse_busy(lua_State *L, const struct client *client);
 
-/* Pushes nil, message, code, details of a client that was closed, and returns 4. */
+/* Pushes nil, message, code, details for a client that was closed, and returns 4. */
 int client_fail_closed(lua_State *L);
 
-/* Pushes the counters and timings of the client at index. */
-int client_stats(lua_State *L, int index);
-
-/* Frees all that the client at index holds. Again does nothing. */
+/* Frees everything that the client at index owns. Calling it again has no effect. */
 void client_close(lua_State *L, int index);
 
-/* Pushes how the client at index is to be shown. */
+/* Pushes the text that tostring returns for the client at index. */
 int client_tostring(lua_State *L, int index);
 
 #pragma GCC visibility pop

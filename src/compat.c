@@ -1,4 +1,4 @@
-/* compat.c - the one place for what differs between Lua 5.1 to 5.5 and LuaJIT. */
+/* compat.c - the differences between Lua 5.1 to 5.5 and LuaJIT. */
 #include "compat.h"
 
 void compat_setfuncs(lua_State *L, const luaL_Reg *functions, int first, int count) {
@@ -12,7 +12,7 @@ void compat_setfuncs(lua_State *L, const luaL_Reg *functions, int first, int cou
 }
 
 #if LUA_VERSION_NUM >= 502
-/* Lends the main thread's hook to the coroutine L, if there is one and L has none. */
+/* Installs the main thread's hook in the coroutine L, if there is one and L has none. */
 static bool lend_hook(lua_State *L) {
   bool is_main = lua_pushthread(L) == 1;
   lua_pop(L, 1);

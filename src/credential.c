@@ -7,44 +7,43 @@
 #include <string.h>
 
 #include "ascii.h"
-#include "jwt.h"
+#include "bearer.h"
 #include "scrub.h"
 
 enum { MAX_TOKEN = 1024 * 1024 };
 
-static bool refuse(struct failure *failure, const char *source, const char *why) {
+static bool refuse_credential(struct failure *failure, const char *source, const char *why) {
   failure_set(failure, FAILURE_INVALID_CREDENTIAL, false, "%s %s", source, why);
   return false;
 }
 
-/* Is this what jq, a template or a printf makes of nothing? */
+/* Is this what jq, a template or printf writes for a missing value? */
 static bool is_placeholder(struct span token) {
   static const char *const words[] = {"null",       "none",   "undefined", "nil",
                                       "false",      "true",   "nan",       "<nil>",
                                       "(null)",     "<none>", "<null>",    "[object object]",
                                       "<no value>", "{}",     "[]"};
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-    if (strlen(words[i]) == token.length && ascii_begins(token.start, words[i], token.length))
-      return true;
+    if (ascii_is(token.start, token.length, words[i])) return true;
   return false;
 }
 
 bool credential_write_token(const char *text, size_t length, const char *source,
                             struct buffer *line, struct failure *failure) {
-  struct span token = jwt_strip_bearer(text, length);
-  if (token.length == 0) return refuse(failure, source, "is empty");
+  struct span token = bearer_strip(text, length);
+  if (token.length == 0) return refuse_credential(failure, source, "is empty");
   if (is_placeholder(token))
-    return refuse(failure, source,
-                  "is a word that programs write in place of a value that is missing; look at what "
-                  "wrote it");
-  if (token.length > MAX_TOKEN)
-    return refuse(failure, source, "is longer than 1 MiB; is it the ID token alone?");
-  if (!jwt_is_b64token(token.start, token.length))
-    return refuse(
+    return refuse_credential(
         failure, source,
-        "holds characters that no bearer token has (RFC 6750); is it the ID token alone?");
-  if (buffer_append_string(line, "Authorization: Bearer ") &&
-      buffer_append(line, token.start, token.length))
+        "is a placeholder that programs write for a missing value; check the program that "
+        "wrote it");
+  if (token.length > MAX_TOKEN)
+    return refuse_credential(failure, source, "is longer than 1 MiB; pass the ID token alone");
+  if (!bearer_is_token(token.start, token.length))
+    return refuse_credential(
+        failure, source,
+        "contains characters that a bearer token cannot have (RFC 6750); pass the ID token alone");
+  if (buffer_append_string(line, BEARER_HEADER) && buffer_append(line, token.start, token.length))
     return true;
   failure_set_no_memory(failure);
   return false;
@@ -68,7 +67,7 @@ static const char *explain_errno(int number) {
 
 bool credential_write_file(const char *path, int problem, const struct buffer *content,
                            struct buffer *line, struct failure *failure) {
-  const struct secrets none = {.count = 0};
+  const struct secrets none = {0};
   char source[SCRUB_SIZE + 40], shown[SCRUB_SIZE];
   scrub_sample(&none, path, strlen(path), shown); /* people pass the token itself, too */
   snprintf(source, sizeof source, "the ID token in the file %s", shown);

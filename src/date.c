@@ -1,19 +1,19 @@
-/* date.c - points in time as answers write them: RFC 3339 and the HTTP dates of RFC 9110. */
+/* date.c - points in time in the formats of answers: RFC 3339 and the HTTP dates of RFC 9110. */
 #include "date.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define DAY_SECONDS INT64_C(86400)
-#define FIRST_SECOND (-INT64_C(62167219200)) /* 0000-01-01 00:00:00 */
-#define LAST_SECOND INT64_C(253402300799)    /* 9999-12-31 23:59:59 */
+#define MIN_SECOND (-INT64_C(62167219200)) /* 0000-01-01 00:00:00 */
+#define MAX_SECOND INT64_C(253402300799)   /* 9999-12-31 23:59:59 */
 
 enum { MAX_YEARS_AHEAD = 50 };
 
 /* The proleptic Gregorian calendar repeats itself every 400 years. */
 enum { CYCLE_YEARS = 400, CYCLE_DAYS = 146097 };
 
-/* From 0000-03-01, where the cycle begins that is counted from, to 1970-01-01. */
+/* Days from 0000-03-01, where a cycle starts, to 1970-01-01. */
 enum { DAYS_TO_1970 = 719468 };
 
 static const struct moment unknown = {false, 0};
@@ -34,8 +34,8 @@ static int64_t floor_div(int64_t value, int64_t by) {
   return value / by - (value % by < 0 ? 1 : 0);
 }
 
-/* Days from 1970-01-01 to a date. Years count from March on, so that the leap day is a year's
- * last. */
+/* Returns the days from 1970-01-01 to a date. Years start in March, so that the leap day is the
+ * last day of a year. */
 static int64_t days_from_date(int64_t year, int month, int day) {
   if (month <= 2) year--;
   int64_t cycle = floor_div(year, CYCLE_YEARS);
@@ -76,7 +76,7 @@ static int days_in_month(int64_t year, int month) {
   return month == 2 && leap ? 29 : days[month - 1];
 }
 
-/* The moment of a date and time that was checked to be one but for its month and day. */
+/* Returns the point in time of a date and time of which only month and day are still unchecked. */
 static struct moment moment_at(const struct civil *at) {
   if (at->month < 1 || at->month > 12 || at->day < 1 ||
       at->day > days_in_month(at->year, at->month))
@@ -126,7 +126,7 @@ static bool take_time(struct cursor *text, struct civil *at) {
          at->second <= 60; /* 60: a leap second */
 }
 
-/* The fraction of a second, if there is one, in milliseconds. */
+/* Reads the fraction of a second, if there is one, in milliseconds. */
 static bool take_fraction(struct cursor *text, int *milliseconds) {
   *milliseconds = 0;
   if (!take_char(text, '.')) return true;
@@ -138,7 +138,7 @@ static bool take_fraction(struct cursor *text, int *milliseconds) {
   return digits > 0;
 }
 
-/* The offset from UTC, "+hh:mm" or with no colon "+hhmm", in minutes. */
+/* Reads the offset from UTC, "+hh:mm" or without colon "+hhmm", in minutes. */
 static bool take_offset(struct cursor *text, bool colon, int *minutes) {
   int hour, minute;
   bool west = take_char(text, '-');
@@ -168,7 +168,7 @@ struct moment date_read_rfc3339(const char *text, size_t length) {
   return moment;
 }
 
-/* Reads a word of letters and leaves its first three in small letters. */
+/* Reads a word of letters and returns its first three in lower case. */
 static bool take_word(struct cursor *text, char start[4]) {
   size_t length = 0;
   for (; text->next < text->end && is_letter(*text->next); text->next++, length++)
@@ -177,7 +177,8 @@ static bool take_word(struct cursor *text, char start[4]) {
   return length >= 3;
 }
 
-/* The position, counted from 1, of a name of three letters in a row of such names; 0 for none. */
+/* Returns the position, counted from 1, of a name in a string of three-letter names; 0 if it is not
+ * there. */
 static int find_name(const char *names, const char name[4]) {
   for (int i = 0; names[(ptrdiff_t)i * 3] != '\0'; i++)
     if (memcmp(names + (ptrdiff_t)i * 3, name, 3) == 0) return i + 1;
@@ -192,7 +193,7 @@ static bool take_month(struct cursor *text, int *month) {
   return *month > 0;
 }
 
-/* The day of the week with the comma and the spaces behind it, where there is one. */
+/* Skips the day of the week with the comma and the spaces after it, if there is one. */
 static bool skip_weekday(struct cursor *text) {
   struct cursor ahead = *text;
   char name[4];
@@ -202,7 +203,7 @@ static bool skip_weekday(struct cursor *text) {
   return take_spaces(text) || comma;
 }
 
-/* The zone at the end: GMT by any of its names, or an offset, in minutes. */
+/* Reads the zone at the end: GMT by any of its names, or an offset, in minutes. */
 static bool take_zone(struct cursor *text, int *minutes) {
   static const char *const names[] = {"GMT", "UTC", "UT", "Z"};
   size_t left = (size_t)(text->end - text->next);
@@ -212,7 +213,7 @@ static bool take_zone(struct cursor *text, int *minutes) {
   return take_offset(text, false, minutes) && text->next == text->end;
 }
 
-/* A number that orders moments within a year. */
+/* Returns a number that orders points in time within a year. */
 static int64_t order_in_year(const struct civil *at) {
   return (((at->month * INT64_C(32) + at->day) * 24 + at->hour) * 60 + at->minute) * 61 +
          at->second;
@@ -227,7 +228,7 @@ static int64_t complete_year(int digits, const struct civil *at, int64_t now_ms)
   return too_late ? year - 100 : year;
 }
 
-/* "Nov  6 08:49:37 1994", the rest of the third form. */
+/* Reads "Nov  6 08:49:37 1994", the remainder of the third form. */
 static struct moment read_asctime(struct cursor text) {
   struct civil at;
   int year;
@@ -264,7 +265,7 @@ struct moment date_read_http(const char *text, size_t length, int64_t now_ms) {
 
 const char *date_write_utc(int64_t seconds, char out[DATE_UTC_SIZE]) {
   out[0] = '\0';
-  if (seconds < FIRST_SECOND || seconds > LAST_SECOND) return out;
+  if (seconds < MIN_SECOND || seconds > MAX_SECOND) return out;
   struct civil at = civil_from_seconds(seconds);
   snprintf(out, DATE_UTC_SIZE, "%04d-%02d-%02d %02d:%02d:%02d UTC", (int)at.year, at.month, at.day,
            at.hour, at.minute, at.second);

@@ -1,6 +1,6 @@
-/* date.h - points in time as answers write them: RFC 3339 and the HTTP dates of RFC 9110.
- * The calendar is computed in 64 bits here, as time_t has 32 on some machines and must not cross
- * into a library that may have been built with another size of it. */
+/* date.h - points in time in the formats of answers: RFC 3339 and the HTTP dates of RFC 9110. The
+ * calendar is computed in 64 bits here, because time_t has 32 bits on some machines and must not be
+ * passed to a library that may have been built with another size of it. */
 #ifndef ICPTOKEN_DATE_H
 #define ICPTOKEN_DATE_H
 
@@ -16,10 +16,10 @@ struct moment {
   int64_t epoch_ms; /* milliseconds since 1970-01-01 00:00:00 UTC */
 };
 
-/* Room for what date_write_utc writes. */
+/* Size of the buffer for date_write_utc. */
 enum { DATE_UTC_SIZE = sizeof "9999-12-31 23:59:59 UTC" };
 
-/* RFC 3339 date-time, with fractions and offsets. Unknown when it is not one. */
+/* Reads an RFC 3339 date-time, with fractions and offsets. Unknown if the text is not one. */
 struct moment date_read_rfc3339(const char *text, size_t length);
 
 /* An HTTP date in any of the three forms of RFC 9110 section 5.6.7, which need not end in NUL:

@@ -1,5 +1,5 @@
-/* endpoint.c - where to ask: builds the URL from its parts and has libcurl parse it again, so that
- * nothing in a part can move the request to another place. */
+/* endpoint.c - the endpoint's address: builds the URL from its parts and has libcurl parse it
+ * again, so that no part can direct the request to another host or path. */
 #include "endpoint.h"
 
 #include <arpa/inet.h>
@@ -11,20 +11,22 @@
 
 #include "ascii.h"
 
-static enum endpoint_result wrong(char *problem, const char *text) {
+static enum endpoint_result refuse_option(char *problem, const char *text) {
   snprintf(problem, ENDPOINT_PROBLEM_SIZE, "%s", text);
   return ENDPOINT_WRONG;
 }
 
-/* The host as a URL wants it: an IPv6 number gets its brackets. */
+/* Writes the host as URLs need it: with brackets around an IPv6 address. */
 static enum endpoint_result append_host(struct buffer *url, const char *host, char *problem) {
   if (strpbrk(host, "/\\?#@% ") != NULL)
-    return wrong(problem, "option 'host' must be a host name or an IP number alone, without "
-                          "user name, path, query, zone or '%'; a URL goes into option 'url'");
+    return refuse_option(problem,
+                         "option 'host' must be just a host name or an IP address, without "
+                         "user name, path, query, zone or '%'; pass a URL as option 'url'");
   const char *colon = strchr(host, ':');
   bool bare_ipv6 = host[0] != '[' && colon != NULL && strchr(colon + 1, ':') != NULL;
   if (host[0] != '[' && colon != NULL && !bare_ipv6)
-    return wrong(problem, "option 'host' must not hold a port; give it as option 'port'");
+    return refuse_option(problem,
+                         "option 'host' must not contain a port; pass it as option 'port'");
   bool ok = bare_ipv6 ? buffer_append_string(url, "[") && buffer_append_string(url, host) &&
                             buffer_append_string(url, "]")
                       : buffer_append_string(url, host);
@@ -35,8 +37,9 @@ static enum endpoint_result join_parts(struct buffer *url, const struct settings
                                        char *problem) {
   char port[32];
   if (settings->path[0] != '/' || strpbrk(settings->path, "?#\\ ") != NULL)
-    return wrong(problem, "option 'path' must begin with '/' and hold no query, fragment, "
-                          "backslash or space");
+    return refuse_option(problem,
+                         "option 'path' must begin with '/' and contain no query, fragment, "
+                         "backslash or space");
   if (!buffer_append_string(url, "https://")) return ENDPOINT_NO_MEMORY;
   enum endpoint_result result = append_host(url, settings->host, problem);
   if (result != ENDPOINT_OK) return result;
@@ -46,19 +49,20 @@ static enum endpoint_result join_parts(struct buffer *url, const struct settings
              : ENDPOINT_NO_MEMORY;
 }
 
-/* libcurl forgives more than is good here: slashes too many, and a host in disguise. */
+/* libcurl is too tolerant here: it accepts extra slashes and obfuscated hosts. */
 static enum endpoint_result check_form(const char *url, char *problem) {
   static const char *const starts[] = {"https://", "http://"};
   for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
     size_t length = strlen(starts[i]);
-    if (!ascii_begins(url, starts[i], length)) continue;
+    if (!ascii_begins(url, strlen(url), starts[i])) continue;
     size_t authority = strcspn(url + length, "/?#");
-    if (authority == 0) return wrong(problem, "option 'url' must hold a host name");
+    if (authority == 0) return refuse_option(problem, "option 'url' must contain a host name");
     if (strcspn(url + length, "%\\") < authority)
-      return wrong(problem, "option 'url' must not hold '%' or a backslash in its host");
+      return refuse_option(problem, "option 'url' must not contain '%' or a backslash in its host");
     return ENDPOINT_OK;
   }
-  return wrong(problem, "option 'url' must begin with https:// (or http://, for this machine)");
+  return refuse_option(problem,
+                       "option 'url' must begin with https:// (or http://, for this machine)");
 }
 
 /* Copies one part of the parsed URL; an absent part is an empty string. */
@@ -86,12 +90,12 @@ static bool is_loopback(const char *host) {
   return inet_pton(AF_INET6, bare, &ipv6) == 1 && IN6_IS_ADDR_LOOPBACK(&ipv6);
 }
 
-/* Does the resolve option send this host elsewhere? Its items are "host:port:address". */
+/* Does the resolve option map this host to other addresses? Its items are "host:port:address". */
 static bool is_mapped(const struct string_list *resolve, const char *host) {
   size_t length = strlen(host);
   for (size_t i = 0; i < resolve->count; i++) {
     const char *item = resolve->item[i];
-    if (ascii_begins(item, host, length) && item[length] == ':') return true;
+    if (ascii_begins(item, strlen(item), host) && item[length] == ':') return true;
   }
   return false;
 }
@@ -101,24 +105,51 @@ static enum endpoint_result check_scheme(struct endpoint *endpoint, const char *
   endpoint->https = strcmp(scheme, "https") == 0;
   if (endpoint->https) return ENDPOINT_OK;
   if (settings->proxy != NULL && settings->proxy[0] != '\0')
-    return wrong(problem, "option 'proxy' cannot go with a plain http endpoint: the proxy would "
-                          "see the credential");
+    return refuse_option(
+        problem, "option 'proxy' cannot be combined with a plain http endpoint: the proxy would "
+                 "see the credential");
   if (!endpoint->loopback && !settings->allow_http)
-    return wrong(problem, "option 'url' is plain http to another machine, which would show the "
-                          "credential to the network; use https, or pass allow_http = true");
+    return refuse_option(problem,
+                         "option 'url' is plain http to another machine, which would show the "
+                         "credential to the network; use https, or pass allow_http = true");
   return ENDPOINT_OK;
 }
 
-/* What is wrong with the URL by libcurl's word, said without quoting any of it. */
+/* Describes libcurl's error for the URL without quoting any of it. */
 static enum endpoint_result refuse_url(CURLUcode code, const struct settings *settings,
                                        char *problem) {
   const char *name = settings->url != NULL ? "url" : "host";
   if (code == CURLUE_OUT_OF_MEMORY) return ENDPOINT_NO_MEMORY;
   if (code == CURLUE_USER_NOT_ALLOWED)
-    return wrong(problem, "option 'url' must not hold a user name or password; pass username and "
-                          "password as options");
-  snprintf(problem, ENDPOINT_PROBLEM_SIZE, "option '%s' is not one that a URL can be made of (%s)",
-           name, curl_url_strerror(code));
+    return refuse_option(problem,
+                         "option 'url' must not contain a user name or password; pass username and "
+                         "password as options");
+  snprintf(problem, ENDPOINT_PROBLEM_SIZE, "option '%s' does not form a valid URL (%s)", name,
+           curl_url_strerror(code));
+  return ENDPOINT_WRONG;
+}
+
+static bool is_ascii(const char *text) {
+  while (*text != '\0' && (unsigned char)*text < 0x80)
+    text++;
+  return *text == '\0';
+}
+
+/* Can libcurl use the host? It converts a name that is not ASCII in the locale of the process, and
+ * libcurl 7.88 reports out of memory if that fails. Without IDN it uses the name unchanged. */
+static bool is_usable(CURLU *parsed, const char *host) {
+  char *converted = NULL;
+  if (is_ascii(host)) return true;
+  CURLUcode code = curl_url_get(parsed, CURLUPART_HOST, &converted, CURLU_PUNYCODE);
+  curl_free(converted);
+  return code == CURLUE_OK || code == CURLUE_LACKS_IDN;
+}
+
+static enum endpoint_result wrong_host(const struct settings *settings, char *problem) {
+  snprintf(problem, ENDPOINT_PROBLEM_SIZE,
+           "option '%s' has a host name that libcurl cannot convert to ASCII in this locale; write "
+           "it in its ASCII form (xn--...)",
+           settings->url != NULL ? "url" : "host");
   return ENDPOINT_WRONG;
 }
 
@@ -147,14 +178,14 @@ static CURLUcode read_parts(CURLU *parsed, struct parts *parts, struct endpoint 
   return code;
 }
 
-/* The parts that libcurl read must be the parts that were given. */
+/* The parts that libcurl has parsed must equal the given ones. */
 static enum endpoint_result check_parts(struct endpoint *endpoint, const struct parts *parts,
                                         const struct settings *settings, char *problem) {
   if (parts->fragment.length > 0)
-    return wrong(problem, "option 'url' must not hold a fragment ('#')");
+    return refuse_option(problem, "option 'url' must not contain a fragment ('#')");
   endpoint->port = (int)strtol(parts->port.data, NULL, 10);
-  if (endpoint->port == 0) /* reserved (RFC 6335 section 6); libcurl takes it */
-    return wrong(problem, "option 'url' must not have port 0");
+  if (endpoint->port == 0) /* reserved (RFC 6335 section 6), but libcurl accepts it */
+    return refuse_option(problem, "option 'url' must not have port 0");
   endpoint->has_query = parts->query.length > 0;
   endpoint->loopback =
       is_loopback(parts->host.data) && !is_mapped(&settings->resolve, parts->host.data);
@@ -170,10 +201,15 @@ static enum endpoint_result parse_url(struct endpoint *endpoint, const char *url
   CURLU *parsed = curl_url();
   struct parts parts = {0};
   if (parsed == NULL) return ENDPOINT_NO_MEMORY;
+  enum endpoint_result result;
   CURLUcode code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_DISALLOW_USER);
   if (!code) code = read_parts(parsed, &parts, endpoint);
-  enum endpoint_result result =
-      code ? refuse_url(code, settings, problem) : check_parts(endpoint, &parts, settings, problem);
+  if (code)
+    result = refuse_url(code, settings, problem);
+  else if (!is_usable(parsed, parts.host.data))
+    result = wrong_host(settings, problem);
+  else
+    result = check_parts(endpoint, &parts, settings, problem);
   parts_free(&parts);
   curl_url_cleanup(parsed);
   return result;

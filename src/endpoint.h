@@ -1,5 +1,5 @@
-/* endpoint.h - where to ask: builds the URL from its parts and has libcurl parse it again, so that
- * nothing in a part can move the request to another place. */
+/* endpoint.h - the endpoint's address: builds the URL from its parts and has libcurl parse it
+ * again, so that no part can direct the request to another host or path. */
 #ifndef ICPTOKEN_ENDPOINT_H
 #define ICPTOKEN_ENDPOINT_H
 
@@ -11,12 +11,12 @@
 #pragma GCC visibility push(hidden)
 
 struct endpoint {
-  struct buffer url;       /* the whole, with the query that option url may bring */
-  struct buffer shown;     /* the same without query, for details.url */
-  struct buffer authority; /* host:port as people write it, for messages */
+  struct buffer url;       /* the whole URL, with the query that option url may contain */
+  struct buffer shown;     /* the URL without query, for details.url */
+  struct buffer authority; /* host:port, for messages */
   int port;
   bool https;
-  bool loopback; /* the host is this machine, by its name or number alone */
+  bool loopback; /* the host is this machine, by its name or number only */
   bool has_query;
 };
 
@@ -24,13 +24,13 @@ enum { ENDPOINT_PROBLEM_SIZE = 256 };
 
 enum endpoint_result { ENDPOINT_OK, ENDPOINT_WRONG, ENDPOINT_NO_MEMORY };
 
-/* Fills the zeroed endpoint in from host, port and path or from url. On ENDPOINT_WRONG, problem
- * says which option is wrong and why, without quoting its value. The caller frees the endpoint in
- * every case. */
+/* Fills in the zeroed endpoint from host, port and path, or from url. On ENDPOINT_WRONG, problem
+ * says which option is wrong and why, without quoting its value. The caller must free the endpoint
+ * in all cases. */
 enum endpoint_result endpoint_build(struct endpoint *endpoint, const struct settings *settings,
                                     char problem[ENDPOINT_PROBLEM_SIZE]);
 
-/* Fills the zeroed sibling in: the same place with another path. False when memory is short. */
+/* Fills in the zeroed sibling: the same host and port with another path. False if out of memory. */
 bool endpoint_build_sibling(struct endpoint *sibling, const struct endpoint *endpoint,
                             const char *path);
 

@@ -1,5 +1,5 @@
-/* failure.c - what went wrong, in the form a script gets to see it.
- * A failure owns no memory, so that it can also report that there is none. */
+/* failure.c - a failure as scripts see it. A failure owns no memory, so that it can also report
+ * lack of memory. */
 #include "failure.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* failure.h - what went wrong, in the form a script gets to see it.
- * This file holds the one list of error codes; docs and types are tested against it. */
+/* failure.h - a failure as scripts see it. This file contains the one list of error codes; docs and
+ * types are tested against it. */
 #ifndef ICPTOKEN_FAILURE_H
 #define ICPTOKEN_FAILURE_H
 
@@ -36,36 +36,36 @@ enum failure_code {
       FAILURE_COUNT
 };
 
-/* Room for a host name of 255 bytes, a sample of 200 characters and our own words. */
+/* Enough for a host name of 255 bytes, a sample of 200 characters and the text around them. */
 enum { FAILURE_MESSAGE_SIZE = 1536 };
 
 struct failure {
   enum failure_code code;
-  bool retryable;     /* the same call may go well later */
-  int curl_code;      /* a CURLcode; 0 when libcurl saw no error */
-  long status;        /* the HTTP status; 0 before there was one */
-  double retry_after; /* seconds, as the server asked; negative when it did not */
-  unsigned attempts;  /* how often the endpoint was tried */
+  bool retryable;     /* retrying later may succeed */
+  int curl_code;      /* a CURLcode; 0 if libcurl reported no error */
+  long status;        /* the HTTP status; 0 if there was none */
+  double retry_after; /* seconds from Retry-After; negative if there was none */
+  unsigned attempts;  /* how many attempts were made */
   char message[FAILURE_MESSAGE_SIZE];
 };
 
-/* The name of a code as scripts see it ("timeout"). */
+/* Returns the name of a code for scripts ("timeout"). */
 const char *failure_name(enum failure_code code);
 
-/* Forgets everything: code FAILURE_NONE, no message. */
+/* Resets the failure: code FAILURE_NONE, no message. */
 void failure_clear(struct failure *failure);
 
-/* Sets code, retryable and message, and leaves the rest as it is. */
+/* Sets code, retryable and message, and leaves all other members unchanged. */
 void failure_set(struct failure *failure, enum failure_code code, bool retryable,
                  const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-/* The same for memory that ran out: the message is always this one. */
+/* Sets the failure to out of memory: the message is always the same. */
 void failure_set_no_memory(struct failure *failure);
 
-/* What a person can do about an errno that says that no descriptor is left; NULL for another. */
+/* Returns advice for an errno that means that no file descriptor is left; NULL for any other. */
 const char *failure_explain_descriptors(int problem);
 
-/* Appends to the message as much as there is room for. */
+/* Appends to the message as much as it has room for. */
 void failure_add(struct failure *failure, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

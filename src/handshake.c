@@ -1,9 +1,8 @@
-/* handshake.c - what passed between libcurl's TLS library and the peer while a connection was set
- * up. */
+/* handshake.c - records the TLS messages between libcurl and the peer during a handshake. */
 #include "handshake.h"
 
-/* What libcurl passes on is told apart by its size: the header of a record has five bytes, an alert
- * two; a handshake message has a header of four bytes, and those of a peer's first answer are
+/* The data that libcurl passes on is identified by its size: a record header has five bytes, an
+ * alert two; a handshake message has a header of four bytes, and those of a peer's first answer are
  * longer than five. */
 enum { ALERT_BYTES = 2, HEADER_BYTES = 5 };
 
@@ -29,7 +28,7 @@ void handshake_note(struct handshake *handshake, curl_infotype type, const char 
     handshake->alert_sent = bytes[1];
 }
 
-/* OpenSSL sends decode_error also where the peer closed the connection within a record. */
+/* OpenSSL also sends decode_error if the peer closed the connection within a record. */
 bool handshake_was_refused(const struct handshake *handshake) {
   return handshake->foreign || handshake->alert_received != ALERT_NONE ||
          (handshake->alert_sent != ALERT_NONE && handshake->alert_sent != ALERT_DECODE_ERROR);

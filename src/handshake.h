@@ -1,7 +1,7 @@
-/* handshake.h - what passed between libcurl's TLS library and the peer while a connection was set
- * up. libcurl has one result code for a handshake that the peer refused and for one that was cut
- * off; the records themselves tell them apart. libcurl shows them to its debug callback when it is
- * built with OpenSSL or one of its derivatives; with another TLS library nothing is seen. */
+/* handshake.h - records the TLS messages between libcurl and the peer during a handshake. libcurl
+ * has the same result code for a handshake that the peer rejected and for one that was cut off; the
+ * records distinguish them. libcurl passes them to its debug callback when it is built with OpenSSL
+ * or one of its derivatives; with another TLS library nothing is recorded. */
 #ifndef ICPTOKEN_HANDSHAKE_H
 #define ICPTOKEN_HANDSHAKE_H
 
@@ -20,19 +20,19 @@ enum {
   ALERT_CERTIFICATE_REQUIRED = 116
 };
 
-/* A zeroed struct handshake has seen nothing. */
+/* A zeroed struct handshake is an empty record. */
 struct handshake {
-  bool heard;                               /* a record of the peer came */
-  bool answered;                            /* it held a handshake message */
-  bool foreign;                             /* what came first was no TLS record */
-  unsigned char alert_received, alert_sent; /* fatal ones; ALERT_NONE until then */
+  bool heard;                               /* a record of the peer was received */
+  bool answered;                            /* it contained a handshake message */
+  bool foreign;                             /* the first bytes received were no TLS record */
+  unsigned char alert_received, alert_sent; /* fatal alerts; ALERT_NONE if there was none */
 };
 
-/* Notes what libcurl's debug callback was called with (CURLOPT_DEBUGFUNCTION). Everything but TLS
- * records is ignored. */
+/* Records the data of libcurl's debug callback (CURLOPT_DEBUGFUNCTION). Everything but TLS records
+ * is ignored. */
 void handshake_note(struct handshake *handshake, curl_infotype type, const char *data, size_t size);
 
-/* Did one side refuse to go on? False for a handshake that is whole, and for one that was cut off.
+/* Did one side reject the handshake? False for a complete handshake, and for one that was cut off.
  */
 bool handshake_was_refused(const struct handshake *handshake);
 

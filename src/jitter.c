@@ -1,4 +1,4 @@
-/* jitter.c - a small source of chance that spreads waits and renewals; nothing secret hangs on it.
+/* jitter.c - a small PRNG that spreads retries and renewals; it is not for security.
  * The generator is splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
  */
 #include "jitter.h"
@@ -15,7 +15,7 @@ static uint64_t next_number(struct jitter *jitter) {
 
 void jitter_seed(struct jitter *jitter) {
   struct timespec now = {0};
-  (void)clock_gettime(CLOCK_REALTIME, &now); /* without a clock the rest has to do */
+  (void)clock_gettime(CLOCK_REALTIME, &now); /* without a clock the other inputs must suffice */
   jitter->state ^= (uint64_t)now.tv_sec * UINT64_C(1000000007) + (uint64_t)now.tv_nsec;
   next_number(jitter);
   jitter->state ^= (uint64_t)getpid() << 32;

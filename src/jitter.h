@@ -1,5 +1,5 @@
-/* jitter.h - a small source of chance that spreads waits and renewals; nothing secret hangs on it.
- * One per client: there is no state that threads could share. */
+/* jitter.h - a small PRNG that spreads retries and renewals; it is not for security. Each client
+ * has one, so threads share no state. */
 #ifndef ICPTOKEN_JITTER_H
 #define ICPTOKEN_JITTER_H
 
@@ -11,11 +11,11 @@ struct jitter {
   uint64_t state;
 };
 
-/* Seeds from the process, the time and the place in memory; again after a fork, or parent and
- * child would knock at the endpoint in step. */
+/* Seeds from the process, the time and the address in memory; again after a fork, as otherwise
+ * parent and child would retry in lockstep. */
 void jitter_seed(struct jitter *jitter);
 
-/* A factor between 0.9 and 1.1. */
+/* Returns a factor between 0.9 and 1.1. */
 double jitter_factor(struct jitter *jitter);
 
 #pragma GCC visibility pop

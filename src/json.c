@@ -1,7 +1,7 @@
-/* json.c - from JSON text to a Lua table, by way of cjson.
- * cjson reads numbers with strtod, whose decimal point is that of the current locale, and corrects
- * for the one that was current when any Lua state of the process last called cjson.new. Neither can
- * be relied upon, so cjson gets numbers without a decimal point: 12.5 as 125e-1. */
+/* json.c - converts JSON text to a Lua table with lua-cjson. cjson reads numbers with strtod, whose
+ * decimal point depends on the current locale, and replaces the point with that of the locale in
+ * which any Lua state of the process last called cjson.new. These may differ, so cjson gets numbers
+ * without a decimal point: 12.5 as 125e-1. */
 #include "json.h"
 
 #include <langinfo.h>
@@ -16,8 +16,6 @@
 
 enum { MAX_DEPTH = 32, DECODER_RESULTS = 2 };
 
-static const double first_inexact = 9007199254740992.0; /* 2^53 */
-
 /* Pushes the function with this name of the table at the top. */
 static void push_function(lua_State *L, const char *name) {
   if (lua_istable(L, -1))
@@ -29,7 +27,7 @@ static void push_function(lua_State *L, const char *name) {
 }
 
 /* Calls a function of the table at the top with the argument above it, which it pops. */
-static void configure(lua_State *L, const char *name) {
+static void configure_decoder(lua_State *L, const char *name) {
   int argument = lua_gettop(L);
   lua_pushvalue(L, argument - 1);
   push_function(L, name);
@@ -45,18 +43,18 @@ static int push_decoder(lua_State *L) {
   push_function(L, "new");
   lua_call(L, 0, 1);
   lua_pushboolean(L, 0);
-  configure(L, "decode_invalid_numbers");
+  configure_decoder(L, "decode_invalid_numbers");
   lua_pushinteger(L, MAX_DEPTH);
-  configure(L, "decode_max_depth");
+  configure_decoder(L, "decode_max_depth");
   push_function(L, "decode");
   return 1;
 }
 
-/* cjson aborts the process where the decimal point is not a single byte, as in Persian. There, and
- * only there, this thread is in the C locale while cjson is loaded: a decimal point that cjson can
- * read must stay the one of the current locale, for others who use cjson. */
+/* cjson aborts the process if the decimal point is not a single byte, as in Persian. Only in such a
+ * locale is this thread switched to the C locale while cjson is loaded: for a decimal point that
+ * cjson can read it must see the current locale, for other users of cjson. */
 void json_push_decoder(lua_State *L) {
-  lua_pushcfunction(L, push_decoder); /* what may raise comes before the change of locale */
+  lua_pushcfunction(L, push_decoder); /* what may raise is done before the change of locale */
   bool readable = strlen(nl_langinfo(RADIXCHAR)) == 1;
   locale_t own = readable ? (locale_t)0 : newlocale(LC_ALL_MASK, "C", (locale_t)0);
   if (!readable && own == (locale_t)0) luaL_error(L, "not enough memory");
@@ -69,7 +67,7 @@ void json_push_decoder(lua_State *L) {
   if (status != 0) lua_error(L);
 }
 
-/* What came of bringing a value into the form that users see. */
+/* The result of converting a value to the form that users see. */
 enum tidiness { TIDY_AS_IS, TIDY_REPLACED, TIDY_NOT_FINITE, TIDY_NOT_JSON };
 
 static enum tidiness tidy_table(lua_State *L, int depth);
@@ -77,14 +75,13 @@ static enum tidiness tidy_table(lua_State *L, int depth);
 static enum tidiness tidy_number(lua_State *L) {
   double number = (double)lua_tonumber(L, -1);
   if (!isfinite(number)) return TIDY_NOT_FINITE;
-  if (compat_isinteger(L, -1) || number != floor(number) || fabs(number) >= first_inexact)
-    return TIDY_AS_IS;
+  if (compat_isinteger(L, -1) || !compat_is_whole(number)) return TIDY_AS_IS;
   lua_pop(L, 1);
   compat_pushwhole(L, number);
   return TIDY_REPLACED;
 }
 
-/* Replaces the value at the top, or leaves it. */
+/* Converts the value at the top, or leaves it. */
 static enum tidiness tidy_value(lua_State *L, int depth) {
   switch (lua_type(L, -1)) {
   case LUA_TSTRING:
@@ -103,7 +100,7 @@ static enum tidiness tidy_value(lua_State *L, int depth) {
   }
 }
 
-/* Assigning to fields that are there is allowed while lua_next walks them. */
+/* Assigning to existing fields is allowed during lua_next. */
 static enum tidiness tidy_table(lua_State *L, int depth) {
   luaL_checkstack(L, 4, "JSON");
   if (lua_getmetatable(L, -1)) {
@@ -145,21 +142,21 @@ static size_t count_digits(const char *text, const char *end) {
   return count;
 }
 
-/* The exponent at text, if one is there: moves behind it. */
+/* Skips the exponent at text, if there is one. */
 static const char *read_exponent(const char *text, const char *end, int64_t *exponent) {
-  const int64_t plenty = INT64_C(1000000000000); /* more than any text has digits */
+  const int64_t max_exponent = INT64_C(1000000000000); /* more than any text has digits */
   const char *digits = text + 1;
   *exponent = 0;
   if (text == end || (*text | 0x20) != 'e') return text;
   if (digits < end && (*digits == '+' || *digits == '-')) digits++;
   size_t count = count_digits(digits, end);
   for (size_t i = 0; i < count; i++)
-    if (*exponent < plenty) *exponent = *exponent * 10 + (digits[i] - '0');
+    if (*exponent < max_exponent) *exponent = *exponent * 10 + (digits[i] - '0');
   if (digits[-1] == '-') *exponent = -*exponent;
   return count == 0 ? text : digits + count;
 }
 
-/* Reads the longest number at text and returns the end of it; text itself when there is none. */
+/* Finds the longest number at text and returns its end; text itself if there is none. */
 static const char *read_number(const char *text, const char *end, struct number *number) {
   const char *p = text;
   *number = (struct number){0};
@@ -197,17 +194,22 @@ static void add_scaled(luaL_Buffer *out, const struct number *number) {
   luaL_addlstring(out, tail, (size_t)size);
 }
 
-/* Behind the closing quote of the string that text begins with, or the end. */
+/* Returns the position after the closing quote of the string that starts at text, or the end. The
+ * quote is searched for again only behind one that was escaped, so the time is linear. */
 static const char *skip_string(const char *text, const char *end) {
-  for (text++; text < end; text++) {
-    if (*text == '"') return text + 1;
-    if (*text == '\\') text++;
+  const char *quote = text;
+  for (text++; text < end;) {
+    if (quote < text) quote = memchr(text, '"', (size_t)(end - text));
+    if (quote == NULL) return end;
+    const char *escape = memchr(text, '\\', (size_t)(quote - text));
+    if (escape == NULL) return quote + 1;
+    text = escape + 2;
   }
   return end;
 }
 
-/* Pushes the text with its numbers in a form that strtod reads alike in every locale: without a
- * decimal point, and with a space behind them, as a comma may be one. */
+/* Pushes the text with its numbers in a form that strtod reads identically in every locale: without
+ * a decimal point, and followed by a space, because a comma may be a decimal point. */
 static void push_portable(lua_State *L, const char *text, size_t length) {
   luaL_Buffer out;
   struct number number;
@@ -242,20 +244,19 @@ static bool begins_object(const char *text, size_t length) {
   return i < length && text[i] == '{';
 }
 
-/* Puts a string that says what is wrong in the place of the two values at the top. Returns false.
- */
-static bool refuse(lua_State *L, const char *why) {
+/* Replaces the two values at the top with a string that says what is wrong. Returns false. */
+static bool refuse_json(lua_State *L, const char *why) {
   lua_pop(L, DECODER_RESULTS);
   lua_pushstring(L, why);
   return false;
 }
 
-/* The same in the decoder's own words, which are the value at index, if they are words. They name a
- * position, but not one in the text as it came. */
+/* The same with the decoder's message, the value at index, if it is a string. It names a position,
+ * but not one in the original text. */
 static bool refuse_by_decoder(lua_State *L, int index) {
   size_t length = 0;
   const char *text = lua_type(L, index) == LUA_TSTRING ? lua_tolstring(L, index, &length) : NULL;
-  if (text == NULL) return refuse(L, "it is not valid JSON");
+  if (text == NULL) return refuse_json(L, "it is not valid JSON");
   const char *position = strstr(text, " at character ");
   if (position != NULL) length = (size_t)(position - text);
   lua_pushlstring(L, text, length);
@@ -267,7 +268,7 @@ static bool refuse_by_decoder(lua_State *L, int index) {
 bool json_push_object(lua_State *L, int decode, const char *text, size_t length) {
   if (!begins_object(text, length) ||
       memchr(text, '\0', length) != NULL) { /* cjson ends at a NUL */
-    lua_pushliteral(L, "it is no JSON object");
+    lua_pushliteral(L, "it is not a JSON object");
     return false;
   }
   luaL_checkstack(L, LUA_MINSTACK, "JSON");
@@ -284,10 +285,10 @@ bool json_push_object(lua_State *L, int decode, const char *text, size_t length)
   switch (tidy_table(L, 1)) {
   case TIDY_NOT_FINITE:
     lua_pushnil(L);
-    return refuse(L, "it holds a number that is not finite");
+    return refuse_json(L, "it contains a number that is not finite");
   case TIDY_NOT_JSON:
     lua_pushnil(L);
-    return refuse(L, "it is not valid JSON");
+    return refuse_json(L, "it is not valid JSON");
   default:
     return true;
   }

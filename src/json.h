@@ -1,5 +1,5 @@
-/* json.h - from JSON text to a Lua table, by way of cjson.
- * What cjson returns is looked at before it is used: another module may stand under its name. */
+/* json.h - converts JSON text to a Lua table with lua-cjson. Its results are checked before they
+ * are used, because another module may be installed under its name. */
 #ifndef ICPTOKEN_JSON_H
 #define ICPTOKEN_JSON_H
 
@@ -15,9 +15,9 @@ void json_push_decoder(lua_State *L);
 
 /* Pushes the table of the JSON object in text and returns true, or pushes a string that says what
  * is wrong and returns false. decode is the (pseudo-)index of the function that json_push_decoder
- * pushed. In the table nulls are left out, whole numbers below 2^53 are Lua integers where Lua has
- * them, and nothing has a metatable. The result does not depend on the locale. Raises only when
- * memory runs out. */
+ * pushed. The table contains no nulls, whole numbers below 2^53 are Lua integers if Lua has them,
+ * and nothing has a metatable. The result does not depend on the locale. Raises only if out of
+ * memory. */
 bool json_push_object(lua_State *L, int decode, const char *text, size_t length);
 
 #pragma GCC visibility pop

@@ -1,4 +1,4 @@
-/* jwt.c - the little of RFC 7519 that a client needs: the three parts, and two numbers of the
+/* jwt.c - the parts of RFC 7519 that a client needs: splitting a token, and two numbers of its
  * claims. The claims are scanned rather than parsed: only top-level members matter, and a scan
  * costs a fifth of building the whole object. Every read is bounded by an end pointer. */
 #include "jwt.h"
@@ -6,74 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
-/* What a byte may be: part of a b64token, a base64url digit too, and the six bits it stands for. */
-enum { TOKEN = 0x80, BASE64URL = 0x40, DIGIT = TOKEN | BASE64URL, BITS = 0x3F };
-
-static const unsigned char class_of[256] = {
-    ['A'] = DIGIT | 0,  ['B'] = DIGIT | 1,  ['C'] = DIGIT | 2,  ['D'] = DIGIT | 3,
-    ['E'] = DIGIT | 4,  ['F'] = DIGIT | 5,  ['G'] = DIGIT | 6,  ['H'] = DIGIT | 7,
-    ['I'] = DIGIT | 8,  ['J'] = DIGIT | 9,  ['K'] = DIGIT | 10, ['L'] = DIGIT | 11,
-    ['M'] = DIGIT | 12, ['N'] = DIGIT | 13, ['O'] = DIGIT | 14, ['P'] = DIGIT | 15,
-    ['Q'] = DIGIT | 16, ['R'] = DIGIT | 17, ['S'] = DIGIT | 18, ['T'] = DIGIT | 19,
-    ['U'] = DIGIT | 20, ['V'] = DIGIT | 21, ['W'] = DIGIT | 22, ['X'] = DIGIT | 23,
-    ['Y'] = DIGIT | 24, ['Z'] = DIGIT | 25, ['a'] = DIGIT | 26, ['b'] = DIGIT | 27,
-    ['c'] = DIGIT | 28, ['d'] = DIGIT | 29, ['e'] = DIGIT | 30, ['f'] = DIGIT | 31,
-    ['g'] = DIGIT | 32, ['h'] = DIGIT | 33, ['i'] = DIGIT | 34, ['j'] = DIGIT | 35,
-    ['k'] = DIGIT | 36, ['l'] = DIGIT | 37, ['m'] = DIGIT | 38, ['n'] = DIGIT | 39,
-    ['o'] = DIGIT | 40, ['p'] = DIGIT | 41, ['q'] = DIGIT | 42, ['r'] = DIGIT | 43,
-    ['s'] = DIGIT | 44, ['t'] = DIGIT | 45, ['u'] = DIGIT | 46, ['v'] = DIGIT | 47,
-    ['w'] = DIGIT | 48, ['x'] = DIGIT | 49, ['y'] = DIGIT | 50, ['z'] = DIGIT | 51,
-    ['0'] = DIGIT | 52, ['1'] = DIGIT | 53, ['2'] = DIGIT | 54, ['3'] = DIGIT | 55,
-    ['4'] = DIGIT | 56, ['5'] = DIGIT | 57, ['6'] = DIGIT | 58, ['7'] = DIGIT | 59,
-    ['8'] = DIGIT | 60, ['9'] = DIGIT | 61, ['-'] = DIGIT | 62, ['_'] = DIGIT | 63,
-    ['.'] = TOKEN,      ['~'] = TOKEN,      ['+'] = TOKEN,      ['/'] = TOKEN};
-
-static unsigned class_at(const char *text) { return class_of[(unsigned char)*text]; }
-
-/* Are all bytes of this class? Without a branch on what they are, eight at a time: the text is
- * long and nearly always right. */
-static bool is_all(const char *text, size_t length, unsigned class) {
-  unsigned common = class;
-  for (; length >= 8; length -= 8, text += 8)
-    common &= class_at(text) & class_at(text + 1) & class_at(text + 2) & class_at(text + 3) &
-              class_at(text + 4) & class_at(text + 5) & class_at(text + 6) & class_at(text + 7);
-  while (length > 0)
-    common &= class_at(text + --length);
-  return common == class;
-}
-
-bool jwt_is_b64token(const char *text, size_t length) {
-  while (length > 0 && text[length - 1] == '=')
-    length--;
-  return length > 0 && is_all(text, length, TOKEN);
-}
+#include "alphabet.h"
 
 bool jwt_is_base64url(struct span part) {
-  return part.length % 4 != 1 && is_all(part.start, part.length, BASE64URL);
+  return part.length % 4 != 1 && alphabet_has_all(part.start, part.length, ALPHABET_BASE64URL);
 }
 
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
-struct span jwt_strip_bearer(const char *text, size_t length) {
-  static const char scheme[] = "bearer";
-  struct span token = {text, length};
-  while (token.length > 0 && is_space(*token.start))
-    token.start++, token.length--;
-  while (token.length > 0 && is_space(token.start[token.length - 1]))
-    token.length--;
-  size_t i = 0;
-  while (i < sizeof scheme - 1 && i < token.length && (token.start[i] | 0x20) == scheme[i])
-    i++;
-  bool whole = i == token.length; /* the scheme with nothing behind it */
-  if (i < sizeof scheme - 1 || (!whole && !is_space(token.start[i]))) return token;
-  while (i < token.length && is_space(token.start[i]))
-    i++;
-  token.start += i;
-  token.length -= i;
-  return token;
-}
-
-/* Up to the next dot, which *text is moved behind; false when there is none. */
+/* Returns the part up to the next dot and moves *text after the dot; false if there is no dot or
+ * the part is empty. */
 static bool take_part(const char **text, const char *end, struct span *part) {
   const char *dot = memchr(*text, '.', (size_t)(end - *text));
   if (dot == NULL) return false;
@@ -92,10 +34,12 @@ bool jwt_split(const char *text, size_t length, struct jwt *jwt) {
 bool jwt_decode_part(struct span part, char *out, size_t *length) {
   const char *in = part.start;
   char *p = out;
-  unsigned common = BASE64URL;
+  unsigned common = ALPHABET_BASE64URL;
   for (size_t groups = part.length / 4; groups > 0; groups--, in += 4) {
-    unsigned a = class_at(in), b = class_at(in + 1), c = class_at(in + 2), d = class_at(in + 3);
-    uint32_t bits = (a & BITS) << 18 | (b & BITS) << 12 | (c & BITS) << 6 | (d & BITS);
+    unsigned a = alphabet_at(in), b = alphabet_at(in + 1), c = alphabet_at(in + 2),
+             d = alphabet_at(in + 3);
+    uint32_t bits = (a & ALPHABET_BITS) << 18 | (b & ALPHABET_BITS) << 12 |
+                    (c & ALPHABET_BITS) << 6 | (d & ALPHABET_BITS);
     common &= a & b & c & d;
     *p++ = (char)(bits >> 16);
     *p++ = (char)(bits >> 8);
@@ -103,13 +47,14 @@ bool jwt_decode_part(struct span part, char *out, size_t *length) {
   }
   size_t rest = part.length % 4;
   if (rest >= 2) {
-    unsigned a = class_at(in), b = class_at(in + 1), c = rest == 3 ? class_at(in + 2) : DIGIT;
+    unsigned a = alphabet_at(in), b = alphabet_at(in + 1),
+             c = rest == 3 ? alphabet_at(in + 2) : ALPHABET_DIGIT;
     common &= a & b & c;
-    *p++ = (char)((a & BITS) << 2 | (b & BITS) >> 4);
-    if (rest == 3) *p++ = (char)((b & BITS) << 4 | (c & BITS) >> 2);
+    *p++ = (char)((a & ALPHABET_BITS) << 2 | (b & ALPHABET_BITS) >> 4);
+    if (rest == 3) *p++ = (char)((b & ALPHABET_BITS) << 4 | (c & ALPHABET_BITS) >> 2);
   }
   *length = (size_t)(p - out);
-  return rest != 1 && common == BASE64URL; /* one digit stands for no whole byte */
+  return rest != 1 && common == ALPHABET_BASE64URL; /* one digit stands for no whole byte */
 }
 
 static const char *skip_space(const char *p, const char *end) {
@@ -118,7 +63,8 @@ static const char *skip_space(const char *p, const char *end) {
   return p;
 }
 
-/* Behind the closing quote of the string whose opening quote p stands on; NULL when it has none. */
+/* Returns the position after the closing quote of the string that starts at p; NULL if it is not
+ * closed. */
 static const char *skip_string(const char *p, const char *end) {
   for (p++; p < end; p++) {
     if (*p == '"') return p + 1;
@@ -127,7 +73,7 @@ static const char *skip_string(const char *p, const char *end) {
   return NULL;
 }
 
-/* Behind the value at p, whatever it is; NULL when it does not end. */
+/* Returns the position after the value at p, of any type; NULL if it is incomplete. */
 static const char *skip_value(const char *p, const char *end) {
   size_t depth = 0;
   while (p < end) {
@@ -204,8 +150,8 @@ static void note_member(struct jwt_times *times, struct span name, const char *v
     times->has_iat = is_number(value, end, &times->iat);
 }
 
-/* One pass over the members of the object at p, until both times were seen or the object ends;
- * false when it does neither. */
+/* Scans the members of the object at p until both times were found or the object ends; false if it
+ * is malformed before that. */
 static bool scan_members(const char *p, const char *end, struct jwt_times *times) {
   p = skip_space(p, end);
   if (p == end || *p != '{') return false;
@@ -236,23 +182,17 @@ static bool scan_part(struct span part, struct buffer *scratch, struct jwt_times
          scan_members(scratch->data, scratch->data + scratch->length, times);
 }
 
-/* The times stand at the front of the claims, the list of what the token allows at their end: so
- * the front is tried alone first. */
 bool jwt_read_times(const char *token, size_t length, struct buffer *scratch,
                     struct jwt_times *times) {
-  enum { FRONT = 160 }; /* whole groups of base64url */
   struct jwt jwt;
   *times = (struct jwt_times){0};
   if (!jwt_split(token, length, &jwt)) return true;
   buffer_clear(scratch);
   if (!buffer_reserve(scratch, JWT_ROOM(jwt.claims))) return false;
-  struct span front = {jwt.claims.start, FRONT};
-  if (jwt.claims.length > FRONT && scan_part(front, scratch, times)) return true;
   if (!scan_part(jwt.claims, scratch, times)) *times = (struct jwt_times){0};
   return true;
 }
 
-bool jwt_has_ended(const struct jwt_times *times, double now) {
-  if (!times->has_exp || (times->has_iat && times->exp <= times->iat)) return false;
-  return times->exp <= now;
+bool jwt_exp_counts(const struct jwt_times *times) {
+  return times->has_exp && (!times->has_iat || times->exp > times->iat);
 }

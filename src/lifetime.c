@@ -1,5 +1,5 @@
-/* lifetime.c - how long a token is good, and when to renew it.
- * The rules stand in the token specification of the distribution project. */
+/* lifetime.c - how long a token is valid, and when to renew it. The rules are those of the token
+ * specification of the distribution project. */
 #include "lifetime.h"
 
 #include <math.h>
@@ -18,10 +18,11 @@ bool lifetime_normalise(double expires_in, int64_t *seconds) {
   return true;
 }
 
-/* Does the token's own exp count? Against the Date of the answer, or against its own iat. */
+/* Does the token's own exp count? It is compared with the Date of the answer, or with its own iat.
+ */
 static bool has_bound(const struct lifetime_facts *facts) {
   const struct jwt_times *jwt = &facts->jwt;
-  return jwt->has_exp && (jwt->has_iat ? jwt->exp > jwt->iat : facts->date.known);
+  return jwt_exp_counts(jwt) && (jwt->has_iat || facts->date.known);
 }
 
 static int64_t bound_by(double bound_ms, int64_t left) {
@@ -29,8 +30,8 @@ static int64_t bound_by(double bound_ms, int64_t left) {
   return bound_ms <= 0 ? 0 : (int64_t)bound_ms;
 }
 
-/* exp - Date and exp - iat where they bound the life further, else left. Doubles, as exp may be
- * anything. */
+/* Returns exp - Date or exp - iat if they limit the lifetime further, else left. The type is
+ * double, because exp may be any number. */
 static int64_t bound_by_claims(const struct lifetime_facts *facts, int64_t left) {
   const struct jwt_times *jwt = &facts->jwt;
   double cached = (double)facts->cached_ms;
@@ -52,8 +53,8 @@ int64_t lifetime_left_ms(const struct lifetime_facts *facts) {
 
 int64_t lifetime_leeway_ms(const struct lifetime_facts *facts, int64_t left_ms) {
   int64_t leeway = left_ms / 10 < 10000 ? left_ms / 10 : 10000;
-  int64_t least = left_ms / 2 < 1000 ? left_ms / 2 : 1000;
-  return has_bound(facts) && leeway < least ? least : leeway;
+  int64_t min = left_ms / 2 < 1000 ? left_ms / 2 : 1000;
+  return has_bound(facts) && leeway < min ? min : leeway;
 }
 
 int64_t lifetime_window_ms(int64_t left_ms, struct jitter *jitter) {

@@ -1,41 +1,31 @@
-/* options.h - the tables that callers pass in: reads, checks and copies them.
- * All that is wrong is the caller's mistake and raises, naming the option and never quoting a
- * value. This file's table of options is the one list; docs and types are tested against it. */
+/* options.h - reads, checks and copies the tables that callers pass in. Every error in them raises,
+ * naming the option and never quoting a value. This file's table of options is the only list; docs
+ * and types are tested against it. */
 #ifndef ICPTOKEN_OPTIONS_H
 #define ICPTOKEN_OPTIONS_H
 
 #include <lua.h>
 #include <stdbool.h>
 
+#include "option.h"
 #include "settings.h"
 
 #pragma GCC visibility push(hidden)
 
-/* The tables in which an option may stand: that of icptoken.new, a request of client:token or
- * fetch_all, one of client:fetch, that of icptoken.login. */
-enum options_place {
-  OPTIONS_CLIENT = 1,
-  OPTIONS_REQUEST = 2,
-  OPTIONS_FETCH = 4,
-  OPTIONS_LOGIN = 8
-};
-
-/* Where a log-in goes unless option path says otherwise. */
+/* The path of the login endpoint unless option path is set. */
 #define OPTIONS_LOGIN_PATH "/idprovider/v1/auth/identitytoken"
 
-/* Where a table of options comes from: its stack index, the argument that errors name, and its
- * number where it is one of a list of requests (else 0). */
-struct options_origin {
-  int index, argument, number;
-};
+/* Reads the table at argument, of kind OPTIONS_CLIENT or OPTIONS_LOGIN, into settings and pushes a
+ * table that keeps every string alive to which settings now points. Absent options get their
+ * defaults, and the combination is checked (one credential, host or url). */
+void options_read_client(lua_State *L, int argument, enum options_kind kind,
+                         struct settings *settings);
 
-/* Reads the table of an origin into settings and pushes a table that keeps every string that
- * settings now points to alive. For OPTIONS_CLIENT and OPTIONS_LOGIN what is not given gets its
- * default, and the combination is checked (one credential, host or url). For a request only what
- * is given is changed; a credential replaces the one that was there as a whole. Returns whether the
- * table brought a credential. */
-bool options_read(lua_State *L, struct options_origin origin, enum options_place place,
-                  struct settings *settings);
+/* Reads the table of a request and pushes a copy of it. settings is NULL for a request of
+ * client:token or fetch_all. For one of client:fetch it is a copy of the client's settings, in
+ * which only the options in the table are changed; a credential replaces the client's as a whole.
+ * Returns whether the table contains a credential. */
+bool options_read_request(lua_State *L, struct options_origin origin, struct settings *settings);
 
 #pragma GCC visibility pop
 

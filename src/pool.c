@@ -1,4 +1,4 @@
-/* pool.c - a client's kept connections: one curl multi handle and the sockets it opened. */
+/* pool.c - a client's connections: one curl multi handle and the sockets it opened. */
 #include "pool.h"
 
 #include <arpa/inet.h>
@@ -35,8 +35,8 @@ static int close_recorded(const struct pool_socket *recorded) {
   return recorded->blind || is_ours(recorded) ? close(recorded->fd) : 0;
 }
 
-/* libcurl closes a socket by itself, without the callback, where it gives up a connection that is
- * not established yet. The records of such sockets go here, before their numbers come again. */
+/* libcurl closes a socket without the callback when it abandons a connection that is not
+ * established yet. This removes the records of such sockets, before their numbers are reused. */
 static void forget_closed(struct pool *pool) {
   size_t kept = 0;
   for (size_t i = 0; i < pool->count; i++)
@@ -76,9 +76,9 @@ static int new_socket(int family, int type, int protocol) {
 }
 
 int pool_probe_descriptors(int count) {
-  enum { MOST = 4 };
-  int opened[MOST], held = 0, problem = 0;
-  while (problem == 0 && held < count && held < MOST) {
+  enum { MAX_PROBES = 4 };
+  int opened[MAX_PROBES], held = 0, problem = 0;
+  while (problem == 0 && held < count && held < MAX_PROBES) {
     opened[held] = new_socket(AF_UNIX, SOCK_STREAM, 0);
     if (opened[held] < 0)
       problem = errno;
@@ -105,8 +105,8 @@ static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_s
   return CURL_SOCKET_BAD;
 }
 
-/* A descriptor that is no longer the socket on record is not closed: the process has closed it, and
- * may have another file under its number. */
+/* A descriptor that no longer refers to the recorded socket is not closed: the process has closed
+ * it, and may have another file under its number. */
 static int close_socket(void *data, curl_socket_t fd) {
   struct pool *pool = data;
   for (size_t i = 0; i < pool->count; i++) {
@@ -129,23 +129,27 @@ int pool_open(struct pool *pool) {
   pool->witness = describe_socket(witness);
   pool->multi = curl_multi_init();
   if (pool->multi == NULL) {
-    enum { MULTI_DESCRIPTORS = 3 }; /* a newer libcurl makes no handle without its own */
+    enum {
+      MULTI_DESCRIPTORS = 3
+    }; /* newer versions of libcurl create no handle without their own descriptors */
     int problem = pool_probe_descriptors(MULTI_DESCRIPTORS);
     close_witness(pool);
     return problem != 0 ? problem : ENOMEM;
   }
   curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, pool->kept);
   curl_multi_setopt(pool->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, pool->kept);
-  /* From 8.20 on the lookup threads belong to the multi handle, and freeing it would wait for one
-   * that hangs, and in a forked child for one that does not exist. Unknown before. */
+  /* From 8.20 on the lookup threads belong to the multi handle, and freeing it would wait for a
+   * thread that hangs, and in a forked child for one that does not exist. Older versions do not
+   * know this option. */
+  /* NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange): older headers do not have it */
   curl_multi_setopt(pool->multi, CURLMOPT_QUICK_EXIT, 1L);
   pool->owner = getpid();
   return 0;
 }
 
-/* Has the process left the pool's descriptors alone? A process that closes descriptors that it does
- * not know closes all of them, those of libcurl that nobody else knows as well: the witness stands
- * for them all. (A socket alone may have been closed by libcurl.) */
+/* Has the process left the pool's descriptors open? A process that closes descriptors that it does
+ * not know closes all of them, including those of libcurl that only libcurl knows: the witness
+ * represents them all. (A single socket may have been closed by libcurl.) */
 static bool is_intact(const struct pool *pool) { return is_ours(&pool->witness); }
 
 bool pool_is_usable(const struct pool *pool) {
@@ -157,7 +161,7 @@ static int open_blind(void) {
   return fd >= 0 ? fd : new_socket(AF_UNIX, SOCK_STREAM, 0);
 }
 
-/* Puts something harmless in the place of each socket, so that nothing that libcurl writes while it
+/* Replaces each socket with a descriptor of /dev/null, so that nothing that libcurl writes while it
  * frees its handles reaches the parent's connections. */
 static bool blind_sockets(struct pool *pool) {
   if (pool->count == 0) return true;
@@ -177,10 +181,10 @@ static bool blind_sockets(struct pool *pool) {
   return all;
 }
 
-/* Lets go of a multi handle that is not ours to use. Where descriptors of it were closed, or cannot
- * be blinded, it is not freed: libcurl would write to files that are somebody else's by now, or to
- * the parent's connections, and close them. What is lost is a handle for each time that a process
- * closes its descriptors under a client. */
+/* Abandons a multi handle that this process may not use. If descriptors of it were closed, or
+ * cannot be replaced, it is not freed: libcurl would write to files that now belong to others, or
+ * to the parent's connections, and close them. So one handle is leaked each time that a process
+ * closes the descriptors of a client. */
 static void let_go(struct pool *pool) {
   if (!is_intact(pool) || (pool->owner != getpid() && !blind_sockets(pool))) {
     for (size_t i = 0; i < pool->count; i++)
@@ -207,7 +211,7 @@ CURLcode pool_attach(struct opener *opener, CURL *easy) {
   return code;
 }
 
-/* libcurl looks whether a kept connection can be read from: at its end it is not used. */
+/* libcurl checks whether a kept connection is readable: if it is at its end, it is not used. */
 static void make_end(int fd) {
   enum { MAX_READS = 256 };
   char ignored[4096];
@@ -216,12 +220,27 @@ static void make_end(int fd) {
     if (recv(fd, ignored, sizeof ignored, MSG_DONTWAIT) <= 0) return;
 }
 
-void pool_drop_unclean(const struct pool *pool) {
-  if (pool->active > 0 || pool->multiplexed) return;
+static bool is_readable(int fd) {
+  struct pollfd waiting = {.fd = fd, .events = POLLIN};
+  return poll(&waiting, 1, 0) > 0;
+}
+
+static void drop_sockets(const struct pool *pool, bool all) {
   for (size_t i = 0; i < pool->count; i++) {
-    struct pollfd waiting = {.fd = pool->sockets[i].fd, .events = POLLIN};
-    if (poll(&waiting, 1, 0) > 0 && is_ours(&pool->sockets[i])) make_end(waiting.fd);
+    int fd = pool->sockets[i].fd;
+    if ((all || is_readable(fd)) && is_ours(&pool->sockets[i])) make_end(fd);
   }
+}
+
+void pool_drop_unclean(struct pool *pool) {
+  if (pool->active > 0 || (pool->multiplexed && !pool->timed_out)) return;
+  drop_sockets(pool, pool->timed_out);
+  pool->timed_out = false;
+}
+
+void pool_note_timeout(struct pool *pool, bool silent) {
+  pool->timed_out = pool->multiplexed;
+  if (pool->multiplexed && silent) drop_sockets(pool, true);
 }
 
 void pool_close(struct pool *pool) {

@@ -1,4 +1,4 @@
-/* refusal.c - the memory of a credential that was refused. */
+/* refusal.c - remembers a refused credential. */
 #include "refusal.h"
 
 #include <string.h>

@@ -1,5 +1,4 @@
-/* request.c - what a request asks for, in two forms: the query of its URL, and the key by which the
- * cache knows it. */
+/* request.c - converts a request to the query of its URL, and to the key of its cache entry. */
 #include "request.h"
 
 #include <stdio.h>
@@ -9,10 +8,10 @@
 #include "compat.h"
 #include "span.h"
 
-/* The members of a query that are a single text. */
+/* The query parameters with a single value. */
 static const char *const texts[] = {"service", "account", "client_id"};
 
-/* Pushes a field of a request, or of the defaults where the request does not name it. */
+/* Pushes a field of a request, or of the defaults if the request does not have it. */
 static int push_field(lua_State *L, int request, int defaults, const char *name) {
   if (request != 0) {
     lua_getfield(L, request, name);
@@ -23,7 +22,7 @@ static int push_field(lua_State *L, int request, int defaults, const char *name)
   return lua_type(L, -1);
 }
 
-/* Appends name=value with the value at the top of the stack. */
+/* Appends name=value, with the value at the top of the stack. */
 static bool append_pair(lua_State *L, const char *name, bool *has_query, struct buffer *url) {
   size_t length;
   const char *value = lua_tolstring(L, -1, &length);
@@ -73,7 +72,7 @@ bool request_append_part(struct buffer *key, const char *text, size_t length) {
   return buffer_append(key, head, (size_t)size) && buffer_append(key, text, length);
 }
 
-/* Appends the scopes of the list at the top, in order and each once. */
+/* Appends the distinct scopes of the list at the top, in sorted order. */
 static bool append_scopes(lua_State *L, struct buffer *key) {
   enum { FEW = 16 };
   struct span room[FEW], *scopes = room;

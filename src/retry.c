@@ -1,4 +1,4 @@
-/* retry.c - which answers are worth another try, and how long to wait before it. */
+/* retry.c - which answers may be retried, and how long to wait before that. */
 #include "retry.h"
 
 #include <math.h>
@@ -7,7 +7,7 @@
 
 #include "clock.h"
 
-enum { FIRST_WAIT_MS = 250, LAST_DOUBLING = 16 };
+enum { MIN_WAIT_MS = 250, MAX_DOUBLINGS = 16 };
 
 static const double year_seconds = 365.0 * 24 * 3600;
 
@@ -31,6 +31,6 @@ double retry_read_after(const char *value, struct moment date) {
 }
 
 int64_t retry_backoff_ms(unsigned n, struct jitter *jitter) {
-  int64_t wait = (int64_t)FIRST_WAIT_MS << (n < LAST_DOUBLING ? n : LAST_DOUBLING);
+  int64_t wait = (int64_t)MIN_WAIT_MS << (n < MAX_DOUBLINGS ? n : MAX_DOUBLINGS);
   return (int64_t)((double)wait * jitter_factor(jitter));
 }

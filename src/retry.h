@@ -1,4 +1,4 @@
-/* retry.h - which answers are worth another try, and how long to wait before it. */
+/* retry.h - which answers may be retried, and how long to wait before that. */
 #ifndef ICPTOKEN_RETRY_H
 #define ICPTOKEN_RETRY_H
 
@@ -11,17 +11,17 @@
 
 #pragma GCC visibility push(hidden)
 
-/* Is this status one that a later try may change: 408, 429, 500, 502, 503, 504? */
+/* May a later attempt change this status: 408, 429, 500, 502, 503, 504? */
 bool retry_status(long status);
 
-/* Seconds that a Retry-After value (RFC 9110 section 10.2.3: seconds, or a date) asks to wait, no
- * more than a year; negative when it cannot be read. A date is measured against the answer's own
- * Date where known; so is a number of seconds that is more than a year, which some servers count
- * from 1970. */
+/* Returns the seconds to wait from a Retry-After value (RFC 9110 section 10.2.3: seconds, or a
+ * date), at most a year; negative if it cannot be read. A date is compared with the answer's own
+ * Date if known. So is a number of seconds above a year, because some servers count them from 1970.
+ */
 double retry_read_after(const char *value, struct moment date);
 
-/* Milliseconds to wait before try n + 1 (n counts from 0): 0.25 s doubled each time, give or take
- * a tenth. */
+/* Returns the milliseconds to wait before attempt n + 1 (n counts from 0): 0.25 s doubled each
+ * time, varied at random by up to a tenth. */
 int64_t retry_backoff_ms(unsigned n, struct jitter *jitter);
 
 #pragma GCC visibility pop

@@ -1,9 +1,10 @@
-/* scrub.h - makes text from the network fit to be shown: short, printable and without secrets. */
+/* scrub.h - makes text from the network safe to show: short, printable and without secrets. */
 #ifndef ICPTOKEN_SCRUB_H
 #define ICPTOKEN_SCRUB_H
 
 #include <stddef.h>
 
+#include "settings.h"
 #include "span.h"
 
 #pragma GCC visibility push(hidden)
@@ -11,28 +12,52 @@
 enum {
   SCRUB_CHARACTERS = 200,                /* the longest sample */
   SCRUB_SIZE = SCRUB_CHARACTERS * 4 + 1, /* its bytes in UTF-8, with the NUL */
-  SCRUB_SECRETS = 8
 };
 
-/* The secrets of one client: runs of bytes in memory that the caller owns. */
+/* The secrets that a call may know. Each has its own index, so there cannot be too many. */
+enum secret {
+  SECRET_PROXY_PASSWORD,
+  SECRET_PASSWORD,
+  SECRET_LOGIN_PASSWORD,
+  SECRET_KEY_PASSWORD,
+  SECRET_LINE,       /* the value of the current Authorization header */
+  SECRET_LOGIN_LINE, /* the value of the header with the ID token of the last login */
+  SECRET_LOGIN_PAIR, /* base64 of the login's user name and password */
+  SECRETS
+};
+
+/* Lists of header lines: those of the client, and those of the request. */
+enum { SCRUB_HEADER_LISTS = 2 };
+
+/* Spans of memory that the caller owns. A zeroed struct secrets contains none. */
 struct secrets {
-  struct span secret[SCRUB_SECRETS];
-  size_t count;
+  struct span secret[SECRETS];
+  /* lines "name: value" of all requests, and of this one, any of which may be an API key; or NULL
+   */
+  const struct string_list *headers[SCRUB_HEADER_LISTS];
 };
 
-/* Adds a secret; NULL and texts too short to be told from ordinary words are passed over. */
-void scrub_add_secret(struct secrets *secrets, const char *text, size_t length);
+void scrub_clear_secrets(struct secrets *secrets);
 
-/* Writes a sample of text to out: control characters and broken UTF-8 as escapes, no more than
- * SCRUB_CHARACTERS characters, and "[hidden]" for every known secret, be it escaped as in JSON,
- * URLs, forms or HTML, twice over, or cut off at the end, for everything that looks like a JWT, and
- * for what stands behind "Bearer", "Basic" or a name like "token" or "password". Of what is not
- * text, such as compressed data, only the length is told. Returns out. */
+/* Registers a secret. NULL, and texts too short to be distinguished from ordinary words, are
+ * ignored. */
+void scrub_set_secret(struct secrets *secrets, enum secret which, const char *text, size_t length);
+
+/* Notes the header lines whose values are secrets. */
+void scrub_set_headers(struct secrets *secrets, const struct string_list *of_client,
+                       const struct string_list *of_request);
+
+/* Writes a sample of text to out, at most SCRUB_CHARACTERS characters. Control characters and
+ * broken UTF-8 become escapes. "[hidden]" replaces every known secret, everything that looks like a
+ * JWT, and each value after "Bearer", "Basic" or a name such as "token" or "password". A secret is
+ * found even if it is escaped once or twice as in JSON, URLs, forms or HTML, or truncated. For data
+ * that is not text, for example because it is compressed, the sample is only the length. Returns
+ * out. */
 char *scrub_sample(const struct secrets *secrets, const char *text, size_t length,
                    char out[SCRUB_SIZE]);
 
-/* Puts "[hidden]", or the front of it, in the place of every known secret, and returns the new
- * length. For a text that is to be cut to pieces before it is shown. */
+/* Replaces every known secret with "[hidden]" or its first characters, and returns the new length.
+ * For a text that is split before it is shown. */
 size_t scrub_mask(const struct secrets *secrets, char *text, size_t length);
 
 #pragma GCC visibility pop

@@ -1,5 +1,5 @@
-/* settings.h - a client's options once they were read and checked, without any Lua.
- * The strings belong to whoever filled the struct in and outlive it. */
+/* settings.h - a client's options after they were read and checked, without any Lua. The strings
+ * belong to the function that filled in the struct, and outlive it. */
 #ifndef ICPTOKEN_SETTINGS_H
 #define ICPTOKEN_SETTINGS_H
 
@@ -7,17 +7,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A list of "name<separator>value" strings, as libcurl wants headers and addresses. */
+/* A list of "name<separator>value" strings in libcurl's format of headers and addresses. */
 struct string_list {
   const char *const *item;
   size_t count;
 };
 
-/* Who asks: one of an ID token (a string, a function or a file), user name and password, a login,
- * or nobody. Always copied as a whole, so that no part of one credential can join another. */
+/* The credential: one of an ID token (a string, a function or a file), user name and password, a
+ * login, or none. Always copied as a whole, so that parts of two credentials cannot be combined. */
 struct credential {
   const char *id_token, *id_token_file, *username, *password;
-  size_t id_token_length; /* the ID token alone may hold any byte; it is judged at each fetch */
+  size_t id_token_length; /* only the ID token may contain any byte; it is checked at each fetch */
   const char *login_username, *login_password;
   bool id_token_function; /* the function itself stays in Lua */
   bool anonymous;
@@ -32,11 +32,14 @@ struct settings {
   /* TLS */
   const char *cacert, *capath, *cert, *key, *key_password, *pinned_public_key, *tls_min;
   bool insecure;
+  bool certificates; /* libcurl keeps those that the server sends, for client:stats */
   /* network */
-  int64_t timeout_ms, connect_timeout_ms, hedge_after_ms, retries, max_body_bytes, parallel;
+  int64_t timeout_ms, connect_timeout_ms, hedge_after_ms, retries, max_body_bytes, parallel,
+      cache_size;
   const char *proxy, *no_proxy, *http_version, *user_agent;
   struct string_list headers, resolve;
-  bool own_accept; /* headers has an Accept of its own */
+  struct string_list request_headers; /* of one request of client:fetch, beside headers */
+  bool own_accept;                    /* headers contains an Accept header */
 };
 
 #endif

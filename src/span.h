@@ -1,4 +1,4 @@
-/* span.h - a run of bytes inside somebody else's memory. */
+/* span.h - a range of bytes in memory that another object owns. */
 #ifndef ICPTOKEN_SPAN_H
 #define ICPTOKEN_SPAN_H
 

@@ -1,16 +1,17 @@
-/* token.c - client:fetch and client:token: one token, from the endpoint or from the cache before
- * it. A cached token is handed out until shortly before its end, and renewed ahead of that; what
- * goes wrong meanwhile stays between us and the endpoint. */
+/* token.c - client:fetch and client:token: one token, from the endpoint or from the cache. A cached
+ * token is returned until shortly before its expiry, and renewed ahead of that; renewal failures
+ * are not reported while the old token is valid. */
 #include "token.h"
 
+#include "authorization.h"
 #include "call.h"
 #include "clock.h"
 #include "compat.h"
 #include "credential.h"
+#include "lockout.h"
 #include "request.h"
-#include "session.h"
 
-/* The URL of the call's request, or NULL when memory is short. */
+/* Returns the URL of the call's request, or NULL if out of memory. */
 static const char *request_url(lua_State *L, struct client *client) {
   if (lua_isnil(L, CALL_REQUEST)) return client->own_url.data;
   compat_getown(L, CALL_CLIENT);
@@ -22,14 +23,15 @@ static const char *request_url(lua_State *L, struct client *client) {
   return ok ? client->url.data : NULL;
 }
 
-/* The key by which the cache knows the call's request and, where the client's credential may
- * change, the credential; or NULL when memory is short. */
+/* Returns the cache key of the call's request, which includes the credential if the client's
+ * credential may change; or NULL if out of memory. */
 static const struct buffer *request_key(lua_State *L, struct client *client) {
   bool own = lua_isnil(L, CALL_REQUEST),
        varies = credential_may_change(&client->settings.credential);
   if (own && !varies) return &client->own_key;
   buffer_clear(&client->key);
-  if (varies && !request_append_part(&client->key, client->identity.data, client->identity.length))
+  if (varies && !request_append_part(&client->key, client->session.identity.data,
+                                     client->session.identity.length))
     return NULL;
   if (own)
     return buffer_append(&client->key, client->own_key.data, client->own_key.length) ? &client->key
@@ -40,9 +42,9 @@ static const struct buffer *request_key(lua_State *L, struct client *client) {
   return ok ? &client->key : NULL;
 }
 
-/* Pushes a new token and returns true; or the server's errors, or nil, with the call's failure set.
- * When the ID token of an earlier log-in is refused there is one new log-in. */
-static bool ask_endpoint(lua_State *L, struct call *call) {
+/* Pushes a new token and returns true; or pushes the server's errors, or nil, with the call's
+ * failure set. If the ID token of an earlier login is refused, there is one new login. */
+static bool request_token(lua_State *L, struct call *call) {
   struct client *client = call->client;
   struct exchange *exchange = &client->exchange;
   const char *url = request_url(L, client);
@@ -51,28 +53,28 @@ static bool ask_endpoint(lua_State *L, struct call *call) {
     lua_pushnil(L);
     return call_fail_no_memory(call);
   }
-  if (!session_ready(L, call)) return false;
+  if (!authorization_prepare(L, call)) return false;
   for (;;) {
-    if (!session_lend(client, &exchange->transfer)) {
+    if (!session_authorize(&client->session, &exchange->transfer) ||
+        !transfer_set_more_headers(&exchange->transfer, &call->request_headers)) {
       lua_pushnil(L);
       return call_fail_no_memory(call);
     }
-    if (call_converse(L, call, exchange, url, &call->about, response_read_token)) {
-      session_note_acceptance(call);
+    if (call_converse(L, call, exchange, url, &call->context, response_read_token)) {
+      lockout_forget(call);
       return true;
     }
-    if (exchange->failure.code != FAILURE_UNAUTHORIZED) return false;
-    if (!session_log_in_again(L, call)) return false;
+    if (call->failure.code != FAILURE_UNAUTHORIZED) return false;
+    if (!authorization_renew(L, call, &call->failure)) return false;
   }
 }
 
-int token_run_fetch(lua_State *L) {
-  struct call *call = lua_touserdata(L, CALL_ITSELF);
-  return ask_endpoint(L, call) ? 1 : call_push_failure(L, call);
+static int run_fetch(lua_State *L, struct call *call) {
+  return request_token(L, call) ? 1 : call_push_failure(L, call);
 }
 
 int token_fetch(lua_State *L, int index, int argument) {
-  struct call call = {.client = client_check(L, index)};
+  struct call call = {.body = run_fetch, .client = client_check(L, index)};
   struct options_origin origin = {argument, argument, 0};
   struct settings settings;
   call_begin(&call);
@@ -80,49 +82,50 @@ int token_fetch(lua_State *L, int index, int argument) {
     lua_pushnil(L);
   } else {
     settings = call.client->settings;
-    if (options_read(L, origin, OPTIONS_FETCH, &settings)) call.settings = &settings;
+    if (options_read_request(L, origin, &settings)) call.settings = &settings;
     call.timeout_ms = settings.timeout_ms;
     call.retries = settings.retries;
     call.hedge_ms = settings.hedge_after_ms;
+    call.request_headers = settings.request_headers;
   }
-  return call_run(L, &call, index, CLIENT_RUN_FETCH);
+  return call_run(L, &call, index);
 }
 
-/* Puts the token table at the top into the cache. Where memory is short it is just not kept. */
+/* Puts the token table at the top into the cache. If out of memory, it is not cached. */
 static void keep_token(lua_State *L, struct call *call, const struct buffer *key) {
   struct cache *cache = &call->client->cache;
   compat_getown(L, CALL_CLIENT);
-  int place = cache_put(cache, key->data, key->length);
-  if (place != CACHE_NONE) {
+  int slot = cache_put(cache, key->data, key->length, clock_steady_ms());
+  if (slot != CACHE_NONE) {
     lua_pushvalue(L, -2);
-    lua_rawseti(L, -2, CLIENT_TOKENS + place); /* may raise: the entry counts as ended until now */
-    cache->entries[place].refresh_ms = call->limits.refresh_ms;
-    cache->entries[place].usable_ms = call->limits.usable_ms;
-    if (key == &call->client->own_key) cache->favourite = place + 1;
+    lua_rawseti(L, -2,
+                CLIENT_TOKENS + slot); /* may raise: the entry counts as expired until then */
+    cache_set_limits(cache, slot, call->limits.refresh_ms, call->limits.usable_ms);
+    if (key == &call->client->own_key) cache->own_entry = slot + 1;
   }
   lua_pop(L, 1);
 }
 
-/* Pushes, above the table that holds it, the token of a place in the cache and nil. The client is
- * the value at index. */
-static void push_kept(lua_State *L, int index, int place) {
+/* Pushes the cached token of a slot and nil, above the table that contains it. The client is the
+ * value at index. */
+static void push_kept(lua_State *L, int index, int slot) {
   compat_getown(L, index);
-  lua_rawgeti(L, -1, CLIENT_TOKENS + place);
+  lua_rawgeti(L, -1, CLIENT_TOKENS + slot);
   lua_pushnil(L);
 }
 
-/* Answers from the cache at once where that can be done: 3 results, else 0. */
-static int push_cached(lua_State *L, struct client *client, int index, int place) {
-  if (place == CACHE_NONE) return 0;
-  switch (cache_judge(&client->cache.entries[place], clock_steady_ms())) {
+/* Pushes the cached token if it may be returned without a token request: 3 results, else 0. */
+static int push_cached(lua_State *L, struct client *client, int index, int slot) {
+  if (slot == CACHE_NONE) return 0;
+  switch (cache_judge(&client->cache.entries[slot], clock_steady_ms())) {
   case CACHE_GOOD:
     client->counters.cache_hits++;
-    push_kept(L, index, place);
+    push_kept(L, index, slot);
     lua_pushliteral(L, "cached");
     return 3;
-  case CACHE_RESTING:
+  case CACHE_PAUSED:
     client->counters.stale++;
-    push_kept(L, index, place);
+    push_kept(L, index, slot);
     lua_pushliteral(L, "stale");
     return 3;
   default:
@@ -130,73 +133,79 @@ static int push_cached(lua_State *L, struct client *client, int index, int place
   }
 }
 
-/* Prepares one attempt to renew the entry, which must leave time to hand the old token out. The
- * pause is set beforehand: however the attempt ends, the next call is not the next attempt. */
+/* Prepares one attempt to renew the entry, which must leave time to return the old token. The pause
+ * is set beforehand, so that the next call does not try again, whatever happens to this attempt. */
 static void prepare_renewal(struct call *call, struct cache_entry *entry, int64_t now) {
   int64_t spare = (entry->usable_ms - now) / 2;
   if (call->timeout_ms > spare) call->timeout_ms = spare > 0 ? spare : 1;
-  call->about.timeout_ms = call->timeout_ms;
+  call->context.timeout_ms = call->timeout_ms;
+  /* 0 unless the credential has already been read, within this deadline */
+  if (call->deadline_ms > now + call->timeout_ms) call->deadline_ms = now + call->timeout_ms;
   call->retries = 0;
   call->client->counters.refreshes++;
-  cache_rest(entry, now);
+  cache_pause(entry, now);
 }
 
-/* After a renewal that failed: hands the old token out if it is still good by now. 3 results, or 0.
- */
+/* After a failed renewal: returns the old token if it is still valid. 3 results, or 0. */
 static int push_stale(lua_State *L, struct call *call, const struct buffer *key) {
   struct client *client = call->client;
   int64_t now = clock_steady_ms();
-  int place = cache_find(&client->cache, key->data, key->length);
-  if (place == CACHE_NONE || cache_judge(&client->cache.entries[place], now) == CACHE_ENDED)
+  int slot = cache_find(&client->cache, key->data, key->length);
+  if (slot == CACHE_NONE || cache_judge(&client->cache.entries[slot], now) == CACHE_EXPIRED)
     return 0;
-  cache_rest_for(&client->cache.entries[place], now, client->exchange.failure.retry_after);
+  cache_pause_for(&client->cache.entries[slot], now, call->failure.retry_after);
   client->counters.stale++;
-  push_kept(L, CALL_CLIENT, place);
+  push_kept(L, CALL_CLIENT, slot);
   lua_pushliteral(L, "stale");
   return 3;
 }
 
-/* Asks for a token that is not there, or that is to be replaced by now: a fresh one, or 0 results
+/* Requests a token that is not cached, or must be replaced now: 3 results for a fresh one, or 0
  * with the server's errors, or nil, at the top. */
 static int push_fresh(lua_State *L, struct call *call, const struct buffer *key) {
-  if (!ask_endpoint(L, call)) return 0;
+  if (!request_token(L, call)) return 0;
   keep_token(L, call, key);
   lua_pushnil(L);
   lua_pushliteral(L, "fresh");
   return 3;
 }
 
-/* One attempt to renew; the old token when it fails; and when that has ended meanwhile, 0. */
-static int renew(lua_State *L, struct call *call, const struct buffer *key, int place,
-                 int64_t now) {
-  const int64_t timeout_ms = call->timeout_ms, retries = call->retries;
+/* Makes one attempt to renew the token. If it fails, returns the old token; if that has expired
+ * meanwhile, returns 0. */
+static int renew_token(lua_State *L, struct call *call, const struct buffer *key, int slot,
+                       int64_t now) {
+  const int64_t timeout_ms = call->timeout_ms, retries = call->retries,
+                deadline_ms = call->deadline_ms;
   int top = lua_gettop(L);
-  prepare_renewal(call, &call->client->cache.entries[place], now);
+  prepare_renewal(call, &call->client->cache.entries[slot], now);
   int results = push_fresh(L, call, key);
   if (results == 0) results = push_stale(L, call, key);
   if (results > 0) return results;
   lua_settop(L, top);
-  call->timeout_ms = call->about.timeout_ms = timeout_ms;
+  call->timeout_ms = call->context.timeout_ms = timeout_ms;
   call->retries = retries;
+  call->deadline_ms = deadline_ms;
   return 0;
 }
 
-int token_run_get(lua_State *L) {
-  struct call *call = lua_touserdata(L, CALL_ITSELF);
+static int run_get(lua_State *L, struct call *call) {
   struct client *client = call->client;
-  session_identify(L, call);
+  if (!authorization_identify(L, call)) {
+    lua_pushnil(L);
+    return call_push_failure(L, call);
+  }
   const struct buffer *key = request_key(L, client);
   if (key == NULL) {
     call_fail_no_memory(call);
     lua_pushnil(L);
     return call_push_failure(L, call);
   }
-  int place = cache_find(&client->cache, key->data, key->length);
-  int results = push_cached(L, client, CALL_CLIENT, place);
+  int slot = cache_find(&client->cache, key->data, key->length);
+  int results = push_cached(L, client, CALL_CLIENT, slot);
   if (results > 0) return results;
   int64_t now = clock_steady_ms();
-  if (place != CACHE_NONE && now < client->cache.entries[place].usable_ms)
-    results = renew(L, call, key, place, now);
+  if (slot != CACHE_NONE && now < client->cache.entries[slot].usable_ms)
+    results = renew_token(L, call, key, slot, now);
   if (results == 0) results = push_fresh(L, call, key);
   return results > 0 ? results : call_push_failure(L, call);
 }
@@ -204,23 +213,21 @@ int token_run_get(lua_State *L) {
 int token_get(lua_State *L, int index, int argument) {
   struct client *client = client_check(L, index);
   struct options_origin origin = {argument, argument, 0};
-  struct settings settings;
   bool own = lua_isnoneornil(L, argument);
-  int place = own ? cache_favourite(&client->cache) : CACHE_NONE; /* none when it was closed */
-  if (place != CACHE_NONE && clock_steady_ms() < client->cache.entries[place].refresh_ms) {
+  int slot = own ? cache_own_entry(&client->cache) : CACHE_NONE; /* none if it was closed */
+  if (slot != CACHE_NONE && clock_steady_ms() < client->cache.entries[slot].refresh_ms) {
     client->counters.cache_hits++;
-    push_kept(L, index, place);
+    push_kept(L, index, slot);
     lua_pushvalue(L, lua_upvalueindex(CLIENT_CACHED)); /* nothing here allocates */
     return 3;
   }
-  struct call call = {.client = client, .polls = true};
+  struct call call = {.body = run_get, .client = client, .polls = true};
   call_begin(&call);
-  settings = client->settings;
   if (own)
     lua_pushnil(L);
   else
-    options_read(L, origin, OPTIONS_REQUEST, &settings);
-  return call_run(L, &call, index, CLIENT_RUN_GET);
+    options_read_request(L, origin, NULL);
+  return call_run(L, &call, index);
 }
 
 int token_invalidate(lua_State *L, int index, int argument) {
@@ -230,18 +237,18 @@ int token_invalidate(lua_State *L, int index, int argument) {
   luaL_checktype(L, argument, LUA_TSTRING);
   compat_getown(L, index);
   int own = lua_gettop(L);
-  lua_pushliteral(L, "token"); /* nothing behind this allocates, so nobody can interfere */
-  for (int place = 0; place < (int)client->cache.capacity; place++) {
-    if (client->cache.entries[place].key == NULL) continue;
-    lua_rawgeti(L, own, CLIENT_TOKENS + place);
+  lua_pushliteral(L, "token"); /* nothing from here on allocates, so no finaliser can interfere */
+  for (int slot = 0; slot < (int)client->cache.capacity; slot++) {
+    if (client->cache.entries[slot].key == NULL) continue;
+    lua_rawgeti(L, own, CLIENT_TOKENS + slot);
     lua_pushvalue(L, own + 1);
     if (lua_istable(L, -2)) lua_rawget(L, -2);
     bool same = lua_rawequal(L, -1, argument) != 0;
     lua_settop(L, own + 1);
     if (!same) continue;
-    cache_remove(&client->cache, place);
+    cache_remove(&client->cache, slot);
     lua_pushnil(L);
-    lua_rawseti(L, own, CLIENT_TOKENS + place);
+    lua_rawseti(L, own, CLIENT_TOKENS + slot);
     found = true;
   }
   lua_pushboolean(L, found);

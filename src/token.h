@@ -1,5 +1,4 @@
-/* token.h - client:fetch and client:token: one token, from the endpoint or from the cache before
- * it. */
+/* token.h - client:fetch and client:token: one token, from the endpoint or from the cache. */
 #ifndef ICPTOKEN_TOKEN_H
 #define ICPTOKEN_TOKEN_H
 
@@ -12,16 +11,13 @@
  * 4. */
 int token_fetch(lua_State *L, int index, int argument);
 
-/* client:token: a good token. Pushes token, nil, source and returns 3, or as token_fetch. */
+/* client:token: a token that is still valid, from the cache if possible. Arguments as for
+ * token_fetch. Pushes token, nil, source and returns 3; or nil, message, code, details and 4. */
 int token_get(lua_State *L, int index, int argument);
 
 /* client:invalidate: forgets the entry that holds exactly the token at argument, and pushes whether
  * there was one. */
 int token_invalidate(lua_State *L, int index, int argument);
-
-/* The protected halves. */
-int token_run_fetch(lua_State *L);
-int token_run_get(lua_State *L);
 
 #pragma GCC visibility pop
 

@@ -1,148 +1,26 @@
-/* transfer.c - one request and its answer over libcurl: an easy handle that is set up once and used
- * again and again, and what the last answer brought.
- * No Lua runs inside libcurl's callbacks: an error there would jump across libcurl's frames. */
+/* transfer.c - one request and its answer with libcurl: an easy handle that is set up once and
+ * reused, and its last answer. No Lua runs inside libcurl's callbacks: an error there would longjmp
+ * across libcurl's frames. */
 #include "transfer.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "ascii.h"
-#include "clock.h"
-#include "span.h"
+#include "trust.h"
 #include "version.h"
-
-static bool has_name(const char *line, size_t length, const char *name, size_t name_length) {
-  if (length <= name_length || line[name_length] != ':') return false;
-  for (size_t i = 0; i < name_length; i++)
-    if ((line[i] | 0x20) != name[i]) return false;
-  return true;
-}
-
-/* The value of the header line when it is the one named, else one whose start is NULL. */
-static struct span header_value(const char *line, size_t length, const char *name) {
-  size_t name_length = strlen(name);
-  struct span value = {NULL, 0};
-  if (!has_name(line, length, name, name_length)) return value;
-  value.start = line + name_length + 1;
-  value.length = length - name_length - 1;
-  while (value.length > 0 && (*value.start == ' ' || *value.start == '\t'))
-    value.start++, value.length--;
-  while (value.length > 0 && (unsigned char)value.start[value.length - 1] <= ' ')
-    value.length--;
-  return value;
-}
-
-/* A value that does not fit is not kept. */
-static void keep_value(struct span value, char *room, size_t size) {
-  if (value.start == NULL || value.length >= size) return;
-  memcpy(room, value.start, value.length);
-  room[value.length] = '\0';
-}
-
-/* Of a Location that does not fit, scheme and host are kept alone: half a path could hide that it
- * holds a secret. */
-static void keep_location(struct answer *answer, struct span value) {
-  static const char too_long[] = "a place too long to show";
-  if (value.start != NULL && value.length >= sizeof answer->location) {
-    const char *path = memchr(value.start, '/', 10); /* of "https://", if that is how it begins */
-    if (path != NULL && path[1] == '/') path = memchr(path + 2, '/', TRANSFER_VALUE_SIZE / 2);
-    bool named = path != NULL && path[0] == '/' && path > value.start;
-    value = named ? (struct span){value.start, (size_t)(path - value.start) + 1}
-                  : (struct span){too_long, sizeof too_long - 1};
-  }
-  keep_value(value, answer->location, sizeof answer->location);
-}
-
-/* A status line begins an answer: an interim one, a proxy's to CONNECT, or the one asked for. Only
- * what comes after the last of them counts. */
-static void begin_head(struct answer *answer, const char *line, size_t length) {
-  answer->head_complete = false;
-  answer->framed = length > 5 && line[5] != '1';
-  answer->date.known = false;
-  answer->cached_ms = 0;
-  answer->challenge[0] = '\0';
-  answer->retry_after[0] = '\0';
-  answer->location[0] = '\0';
-}
-
-/* Whole seconds; more than a number holds counts as a lifetime. */
-static int64_t read_age_ms(struct span value) {
-  int64_t seconds = 0;
-  for (size_t i = 0; i < value.length; i++) {
-    if (value.start[i] < '0' || value.start[i] > '9') return 0;
-    if (seconds < INT32_MAX) seconds = seconds * 10 + (value.start[i] - '0');
-  }
-  return seconds * 1000;
-}
-
-static void keep_challenge(struct answer *answer, struct span value) {
-  static const char bearer[] = "bearer";
-  bool named =
-      value.length >= sizeof bearer - 1 && ascii_begins(value.start, bearer, sizeof bearer - 1);
-  if (named || answer->challenge[0] == '\0')
-    keep_value(value, answer->challenge, sizeof answer->challenge);
-}
-
-static void read_header(struct answer *answer, const char *line, size_t length) {
-  struct span value;
-  switch (line[0] | 0x20) {
-  case 'c':
-    if (header_value(line, length, "content-length").start != NULL) answer->framed = true;
-    break;
-  case 't':
-    if (header_value(line, length, "transfer-encoding").start != NULL) answer->framed = true;
-    break;
-  case 'd':
-    value = header_value(line, length, "date");
-    if (value.start != NULL)
-      answer->date = date_read_http(value.start, value.length, clock_wall_ms());
-    break;
-  case 'a':
-    value = header_value(line, length, "age");
-    if (value.start != NULL) answer->cached_ms = read_age_ms(value);
-    break;
-  case 'w':
-    keep_challenge(answer, header_value(line, length, "www-authenticate"));
-    break;
-  case 'l':
-    keep_location(answer, header_value(line, length, "location"));
-    break;
-  case 'r':
-    keep_value(header_value(line, length, "retry-after"), answer->retry_after,
-               sizeof answer->retry_after);
-    break;
-  default:
-    break;
-  }
-}
 
 static size_t take_header(char *line, size_t size, size_t count, void *data) {
   struct transfer *transfer = data;
-  struct answer *answer = &transfer->answer;
   size_t length = size * count;
-  answer->head_bytes += length;
-  if (answer->head_bytes > TRANSFER_HEAD_LIMIT) {
-    answer->too_large = true;
-    return 0;
-  }
-  if (length >= 5 && memcmp(line, "HTTP/", 5) == 0)
-    begin_head(answer, line, length);
-  else if (length > 0 && (line[0] == '\r' || line[0] == '\n'))
-    answer->head_complete = line[length - 1] == '\n'; /* of a head cut off there may be a lone CR */
-  else if (length > 0 && !answer->head_complete)      /* what follows the body is a trailer */
-    read_header(answer, line, length);
-  return length;
+  transfer->opener.pool->received++;
+  return answer_read_line(&transfer->answer, line, length) ? length : 0;
 }
 
 static size_t take_body(char *bytes, size_t size, size_t count, void *data) {
   struct transfer *transfer = data;
-  struct answer *answer = &transfer->answer;
   size_t length = size * count;
-  if (length > transfer->body_limit - answer->body.length) {
-    answer->too_large = true;
-    return 0;
-  }
-  return buffer_append(&answer->body, bytes, length) ? length : 0;
+  transfer->opener.pool->received++;
+  return answer_append_body(&transfer->answer, bytes, length, transfer->body_limit) ? length : 0;
 }
 
 static int take_debug(CURL *easy, curl_infotype type, char *bytes, size_t size, void *data) {
@@ -176,119 +54,46 @@ static bool append_all(struct curl_slist **list, const struct string_list *lines
   return true;
 }
 
-/* Sets options until one is refused, and remembers which. */
-struct setup {
-  CURL *easy;
-  struct transfer_problem *problem;
-};
-
-static bool note_refusal(const struct setup *setup, CURLcode code, const char *option) {
-  *setup->problem = (struct transfer_problem){code, option};
-  return code == CURLE_OK;
-}
-
-#define SET(setup, option, value)                                                                  \
-  do {                                                                                             \
-    if ((setup)->problem->code == CURLE_OK)                                                        \
-      note_refusal(setup, curl_easy_setopt((setup)->easy, option, value), #option);                \
-  } while (0)
-
 static void set_headers(const struct setup *setup, struct transfer *transfer,
                         const struct settings *settings) {
   bool whole = settings->own_accept || append_line(&transfer->headers, "Accept: application/json");
   if (!whole || !append_all(&transfer->headers, &settings->headers))
-    note_refusal(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_HTTPHEADER");
+    setup_note(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_HTTPHEADER");
   else
-    SET(setup, CURLOPT_HTTPHEADER, transfer->headers);
+    SETUP_SET(setup, CURLOPT_HTTPHEADER, transfer->headers);
 }
 
-/* Tells a transfer's handle where the transfer is. */
+/* Stores the address of a transfer in its handle. */
 static void set_transfer(const struct setup *setup, struct transfer *transfer) {
-  SET(setup, CURLOPT_PRIVATE, transfer);
-  SET(setup, CURLOPT_ERRORBUFFER, transfer->error);
-  SET(setup, CURLOPT_HEADERDATA, transfer);
-  SET(setup, CURLOPT_WRITEDATA, transfer);
-  SET(setup, CURLOPT_DEBUGDATA, transfer);
-  SET(setup, CURLOPT_PREREQDATA, transfer);
+  SETUP_SET(setup, CURLOPT_PRIVATE, transfer);
+  SETUP_SET(setup, CURLOPT_ERRORBUFFER, transfer->error);
+  SETUP_SET(setup, CURLOPT_HEADERDATA, transfer);
+  SETUP_SET(setup, CURLOPT_WRITEDATA, transfer);
+  SETUP_SET(setup, CURLOPT_DEBUGDATA, transfer);
+  SETUP_SET(setup, CURLOPT_PREREQDATA, transfer);
 }
 
 static void set_behaviour(const struct setup *setup, struct transfer *transfer) {
   set_transfer(setup, transfer);
-  SET(setup, CURLOPT_HEADERFUNCTION, take_header);
-  SET(setup, CURLOPT_WRITEFUNCTION, take_body);
-  SET(setup, CURLOPT_DEBUGFUNCTION, take_debug);
-  SET(setup, CURLOPT_PREREQFUNCTION, take_readiness);
-  SET(setup, CURLOPT_NOSIGNAL, 1L);
-  SET(setup, CURLOPT_QUICK_EXIT, 1L); /* or a limit would wait for the name lookup's thread */
-  SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
-  SET(setup, CURLOPT_HTTP09_ALLOWED, 0L);
-  SET(setup, CURLOPT_ACCEPT_ENCODING, "identity"); /* and what comes compressed is decoded */
-  SET(setup, CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE); /* a CONNECT never carries ours */
-  SET(setup, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
-  SET(setup, CURLOPT_TCP_KEEPALIVE, 1L);
-}
-
-/* A PEM file without a certificate, which OpenSSL takes all the same: an empty revocation list. It
- * has no effect, as revocation is not checked. */
-#define TRUST_NOBODY                                                                               \
-  "-----BEGIN X509 CRL-----\n"                                                                     \
-  "MIG5MGACAQEwCgYIKoZIzj0EAwIwITEfMB0GA1UEAwwWaWNwdG9rZW4gdHJ1c3Rz\n"                             \
-  "IG5vYm9keRcNNzAwMTAxMDAwMDAwWhcNNzAwMTAxMDAwMDAxWqAOMAwwCgYDVR0U\n"                             \
-  "BAMCAQEwCgYIKoZIzj0EAwIDSQAwRgIhANgbDUFEAYbazs2z64d5RCtiZuJGtYRf\n"                             \
-  "G6v5zpbC0GPJAiEAr4vUGM4nws2QKiRWTTJn48CzRLRnokHZ4HmqUn1LiJI=\n"                                 \
-  "-----END X509 CRL-----\n"
-
-static bool is_openssl(CURL *easy) {
-  const struct curl_tlssessioninfo *info = NULL;
-  curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &info);
-  return info != NULL && info->backend == CURLSSLBACKEND_OPENSSL;
-}
-
-/* From 8.17 to 8.22 libcurl puts the default that is built in in the place of an option that is
- * NULL. */
-static bool brings_default_back(void) {
-  unsigned version = curl_version_info(CURLVERSION_NOW)->version_num;
-  return version >= 0x081100 && version < 0x081700;
-}
-
-/* Makes cacert, capath or both replace the trust that is built into libcurl, which has one default
- * for each. The one that was not given is set to something that trusts nobody: a directory that
- * cannot exist, and a blob, which stands in the place of the file. */
-static void replace_trust(const struct setup *setup, const struct settings *settings) {
-  bool openssl = is_openssl(setup->easy);
-  if (!openssl && brings_default_back()) note_refusal(setup, CURLE_NOT_BUILT_IN, "CURLOPT_CAINFO");
-  SET(setup, CURLOPT_CAINFO, settings->cacert);
-  if (settings->cacert == NULL && openssl) {
-    char pem[] = TRUST_NOBODY;
-    struct curl_blob blob = {pem, sizeof pem - 1, CURL_BLOB_COPY};
-    SET(setup, CURLOPT_CAINFO_BLOB, &blob);
-  }
-  if (settings->capath != NULL)
-    SET(setup, CURLOPT_CAPATH, settings->capath);
-  else /* a libcurl without a built-in directory may refuse */
-    curl_easy_setopt(setup->easy, CURLOPT_CAPATH, openssl ? "/dev/null" : NULL);
-  curl_easy_setopt(setup->easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* fails where there is none */
-  SET(setup, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* a resumed session would not look at the CA */
-}
-
-static void set_trust(const struct setup *setup, const struct settings *settings) {
-  if (settings->cacert != NULL || settings->capath != NULL) replace_trust(setup, settings);
-  SET(setup, CURLOPT_SSL_VERIFYPEER, settings->insecure ? 0L : 1L);
-  SET(setup, CURLOPT_SSL_VERIFYHOST, settings->insecure ? 0L : 2L);
-  SET(setup, CURLOPT_SSLVERSION,
-      (long)(strcmp(settings->tls_min, "1.3") == 0 ? CURL_SSLVERSION_TLSv1_3
-                                                   : CURL_SSLVERSION_TLSv1_2));
-  if (settings->pinned_public_key != NULL)
-    SET(setup, CURLOPT_PINNEDPUBLICKEY, settings->pinned_public_key);
-  if (settings->cert != NULL) SET(setup, CURLOPT_SSLCERT, settings->cert);
-  if (settings->key != NULL) SET(setup, CURLOPT_SSLKEY, settings->key);
-  /* without one OpenSSL would ask at the terminal, and wait */
-  SET(setup, CURLOPT_KEYPASSWD, settings->key_password != NULL ? settings->key_password : "");
+  SETUP_SET(setup, CURLOPT_HEADERFUNCTION, take_header);
+  SETUP_SET(setup, CURLOPT_WRITEFUNCTION, take_body);
+  SETUP_SET(setup, CURLOPT_DEBUGFUNCTION, take_debug);
+  SETUP_SET(setup, CURLOPT_PREREQFUNCTION, take_readiness);
+  SETUP_SET(setup, CURLOPT_NOSIGNAL, 1L);
+  SETUP_SET(setup, CURLOPT_QUICK_EXIT,
+            1L); /* otherwise a limit would wait for the thread of the DNS lookup */
+  SETUP_SET(setup, CURLOPT_FOLLOWLOCATION, 0L);
+  SETUP_SET(setup, CURLOPT_HTTP09_ALLOWED, 0L);
+  SETUP_SET(setup, CURLOPT_ACCEPT_ENCODING, "identity"); /* still decodes compressed answers */
+  SETUP_SET(setup, CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE); /* a CONNECT never carries ours */
+  SETUP_SET(setup, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+  SETUP_SET(setup, CURLOPT_TCP_KEEPALIVE, 1L);
 }
 
 CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
                             const struct endpoint *endpoint) {
-  /* a proxy would see the credential that goes over plain http, the environment's as well */
+  /* a proxy, also one from the environment, would see the credential that is sent over plain http
+   */
   const char *proxy = endpoint->https ? settings->proxy : "";
   CURLcode code = CURLE_OK;
   if (proxy != NULL) code = curl_easy_setopt(easy, CURLOPT_PROXY, proxy);
@@ -300,26 +105,33 @@ CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
 static void set_network(const struct setup *setup, const struct endpoint *endpoint,
                         const struct settings *settings) {
   char agent[96];
-  SET(setup, CURLOPT_PROTOCOLS_STR, endpoint->https ? "https" : "http");
-  SET(setup, CURLOPT_HTTP_VERSION,
-      (long)(strcmp(settings->http_version, "2") == 0 ? CURL_HTTP_VERSION_2TLS
-                                                      : CURL_HTTP_VERSION_1_1));
-  /* rather a stream on the first connection than a second one */
-  if (strcmp(settings->http_version, "2") == 0) SET(setup, CURLOPT_PIPEWAIT, 1L);
+  SETUP_SET(setup, CURLOPT_PROTOCOLS_STR, endpoint->https ? "https" : "http");
+  SETUP_SET(setup, CURLOPT_HTTP_VERSION,
+            (long)(strcmp(settings->http_version, "2") == 0 ? CURL_HTTP_VERSION_2TLS
+                                                            : CURL_HTTP_VERSION_1_1));
+  /* prefer a stream on an existing connection to a second connection */
+  if (strcmp(settings->http_version, "2") == 0) SETUP_SET(setup, CURLOPT_PIPEWAIT, 1L);
   if (setup->problem->code == CURLE_OK)
-    note_refusal(setup, transfer_set_proxy(setup->easy, settings, endpoint), "CURLOPT_PROXY");
+    setup_note(setup, transfer_set_proxy(setup->easy, settings, endpoint), "CURLOPT_PROXY");
   snprintf(agent, sizeof agent, "icptoken/%s libcurl/%s", ICPTOKEN_VERSION,
            curl_version_info(CURLVERSION_NOW)->version);
-  SET(setup, CURLOPT_USERAGENT, settings->user_agent != NULL ? settings->user_agent : agent);
+  SETUP_SET(setup, CURLOPT_USERAGENT, settings->user_agent != NULL ? settings->user_agent : agent);
 }
 
-/* libcurl keeps the list itself and not a copy, so it lives as long as the handle. */
+/* libcurl keeps the list itself and does not copy it, so it must live as long as the handle. */
 static void set_addresses(const struct setup *setup, struct transfer *transfer,
                           const struct string_list *resolve) {
   if (!append_all(&transfer->addresses, resolve))
-    note_refusal(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_RESOLVE");
+    setup_note(setup, CURLE_OUT_OF_MEMORY, "CURLOPT_RESOLVE");
   else if (resolve->count > 0)
-    SET(setup, CURLOPT_RESOLVE, transfer->addresses);
+    SETUP_SET(setup, CURLOPT_RESOLVE, transfer->addresses);
+}
+
+/* Before 8.1 a handle keeps a pointer to the last header of its answer when it frees that for the
+ * next request, and appends an answer's first header to it if that is a continuation line
+ * (obs-fold, RFC 9112 section 5.2). Any endpoint can send one. */
+static bool keeps_freed_header(void) {
+  return curl_version_info(CURLVERSION_NOW)->version_num < 0x080100;
 }
 
 bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
@@ -327,24 +139,50 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
   const struct setup setup = {curl_easy_init(), problem};
   transfer->easy = setup.easy;
   transfer->opener.pool = pool;
-  if (setup.easy == NULL) return note_refusal(&setup, CURLE_OUT_OF_MEMORY, "curl_easy_init");
+  if (setup.easy == NULL) return setup_note(&setup, CURLE_OUT_OF_MEMORY, "curl_easy_init");
   *problem = (struct transfer_problem){CURLE_OK, NULL};
   transfer->body_limit = (size_t)settings->max_body_bytes;
+  transfer->keeps_header = keeps_freed_header(); /* once: curl_version_info formats strings */
   set_headers(&setup, transfer, settings);
   set_behaviour(&setup, transfer);
-  set_trust(&setup, settings);
+  trust_set(&setup, settings);
   set_network(&setup, endpoint, settings);
   set_addresses(&setup, transfer, &settings->resolve);
   if (problem->code != CURLE_OK) return false;
-  return note_refusal(&setup, pool_attach(&transfer->opener, setup.easy),
-                      "CURLOPT_OPENSOCKETFUNCTION");
+  return setup_note(&setup, pool_attach(&transfer->opener, setup.easy),
+                    "CURLOPT_OPENSOCKETFUNCTION");
 }
 
-/* Puts the credential, if there is one, before the other headers. */
+/* Links the credential, if there is one, before the other headers. */
 static void set_authorization(struct transfer *transfer) {
-  transfer->authorization = (struct curl_slist){transfer->credential.data, transfer->headers};
+  struct curl_slist *others =
+      transfer->more_headers != NULL ? transfer->more_headers : transfer->headers;
+  transfer->authorization = (struct curl_slist){transfer->credential.data, others};
   curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER,
-                   transfer->credential.length == 0 ? transfer->headers : &transfer->authorization);
+                   transfer->credential.length == 0 ? others : &transfer->authorization);
+}
+
+/* Frees the headers of one request, but not those of every request that are linked to them. */
+static void free_more_headers(struct transfer *transfer) {
+  struct curl_slist **link = &transfer->more_headers;
+  while (*link != NULL && *link != transfer->headers)
+    link = &(*link)->next;
+  *link = NULL;
+  curl_slist_free_all(transfer->more_headers);
+  transfer->more_headers = NULL;
+}
+
+bool transfer_set_more_headers(struct transfer *transfer, const struct string_list *lines) {
+  if (transfer->more_headers == NULL && lines->count == 0) return true;
+  free_more_headers(transfer);
+  bool complete = append_all(&transfer->more_headers, lines);
+  if (!complete) free_more_headers(transfer);
+  struct curl_slist **link = &transfer->more_headers;
+  while (*link != NULL)
+    link = &(*link)->next;
+  *link = transfer->more_headers != NULL ? transfer->headers : NULL;
+  set_authorization(transfer);
+  return complete;
 }
 
 bool transfer_set_credential(struct transfer *transfer, const struct buffer *line) {
@@ -368,7 +206,7 @@ CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form) {
   CURLcode code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDSIZE_LARGE,
                                    (curl_off_t)transfer->form.length);
   if (!code) code = curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDS, transfer->form.data);
-  /* libcurl would send it again where a kept connection breaks */
+  /* libcurl would send it again if a kept connection breaks */
   if (!code) code = curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L);
   return code;
 }
@@ -384,13 +222,17 @@ static CURLcode set_url(struct transfer *transfer, const char *url) {
   return buffer_append_string(&transfer->url, url) ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 }
 
-static void set_limits(struct transfer *transfer, int64_t timeout_ms, int64_t connect_timeout_ms) {
-  if (transfer->timeout_ms != timeout_ms)
-    curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
-  if (transfer->connect_timeout_ms != connect_timeout_ms)
-    curl_easy_setopt(transfer->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)connect_timeout_ms);
-  transfer->timeout_ms = timeout_ms;
-  transfer->connect_timeout_ms = connect_timeout_ms;
+/* Makes sure that the handle has no data of an earlier answer to which libcurl would write. The
+ * connections belong to the pool, and stay. False if out of memory. */
+static bool ready_handle(struct transfer *transfer) {
+  bool used = transfer->used;
+  transfer->used = true;
+  if (!used || !transfer->keeps_header) return true;
+  CURL *copy = curl_easy_duphandle(transfer->easy);
+  if (copy == NULL) return false;
+  curl_easy_cleanup(transfer->easy);
+  transfer->easy = transfer->opener.easy = copy;
+  return true;
 }
 
 CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char *url,
@@ -399,22 +241,26 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   transfer->finished = false;
   transfer->result = CURLE_OK;
   transfer->ready = false;
+  transfer->cut_at_ms = 0;
   transfer->error[0] = '\0';
   transfer->handshake = (struct handshake){0};
+  if (!ready_handle(transfer)) return CURLE_OUT_OF_MEMORY;
   if (transfer->opener.last_port != 0) curl_easy_setopt(transfer->easy, CURLOPT_VERBOSE, 0L);
   transfer->opener.last_port = 0;
   transfer->opener.problem = transfer->opener.exhausted = 0;
   CURLcode code = set_url(transfer, url);
   if (code) return code;
-  set_limits(transfer, timeout_ms, connect_timeout_ms);
+  curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
+  curl_easy_setopt(transfer->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)connect_timeout_ms);
   pool_drop_unclean(pool);
+  transfer->received_before = pool->received;
   if (curl_multi_add_handle(pool->multi, transfer->easy) != CURLM_OK) return CURLE_OUT_OF_MEMORY;
   transfer->active = true;
   pool->active++;
   return CURLE_OK;
 }
 
-/* Notes each transfer that libcurl reports as done; true when there was one. */
+/* Marks each transfer that libcurl reports as done; returns true if there was one. */
 static bool collect_finished(struct pool *pool) {
   bool any = false;
   int left;
@@ -447,6 +293,26 @@ void transfer_stop(struct transfer *transfer, struct pool *pool) {
   pool->active--;
 }
 
+long transfer_peek_status(const struct transfer *transfer) {
+  long status = 0;
+  if (transfer->active && !transfer->finished && transfer->ready && transfer->answer.head_complete)
+    curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
+  return status;
+}
+
+void transfer_cut(struct transfer *transfer, struct pool *pool) {
+  transfer->answer.status = transfer_peek_status(transfer);
+  transfer->result = CURLE_OPERATION_TIMEDOUT;
+  transfer->finished = true;
+  transfer_stop(transfer, pool);
+}
+
+long transfer_info(const struct transfer *transfer, CURLINFO what) {
+  long value = 0;
+  curl_easy_getinfo(transfer->easy, what, &value);
+  return value;
+}
+
 bool transfer_was_sent(const struct transfer *transfer) { return transfer->ready; }
 
 void transfer_drop(struct transfer *transfer, struct pool *pool) {
@@ -456,8 +322,8 @@ void transfer_drop(struct transfer *transfer, struct pool *pool) {
   curl_easy_setopt(transfer->easy, CURLOPT_FORBID_REUSE, 0L);
 }
 
-/* After the transfer has moved: what its handle points to is elsewhere. These options allocate
- * nothing, so they cannot fail where they did not before. */
+/* After the transfer was moved: updates the pointers in its handle. These options allocate nothing,
+ * so they cannot fail. */
 static void follow_move(struct transfer *transfer) {
   struct transfer_problem problem = {CURLE_OK, NULL};
   const struct setup setup = {transfer->easy, &problem};
@@ -474,18 +340,12 @@ void transfer_swap(struct transfer *a, struct transfer *b) {
   follow_move(b);
 }
 
-void transfer_forget_answer(struct transfer *transfer) {
-  struct answer *answer = &transfer->answer;
-  buffer_clear(&answer->body);
-  begin_head(answer, "", 0);
-  answer->status = 0;
-  answer->head_bytes = 0;
-  answer->too_large = false;
-}
+void transfer_forget_answer(struct transfer *transfer) { answer_forget(&transfer->answer); }
 
 void transfer_close(struct transfer *transfer, struct pool *pool) {
   transfer_stop(transfer, pool);
   if (transfer->easy != NULL) curl_easy_cleanup(transfer->easy);
+  free_more_headers(transfer);
   curl_slist_free_all(transfer->headers);
   curl_slist_free_all(transfer->addresses);
   buffer_free(&transfer->credential);

@@ -1,6 +1,5 @@
-/* transfer.h - one request and its answer over libcurl: an easy handle that is set up once and used
- * again and again, and what the last answer brought.
- * A zeroed struct transfer is a legal closed one. */
+/* transfer.h - one request and its answer with libcurl: an easy handle that is set up once and
+ * reused, and its last answer. A zeroed struct transfer is a valid closed one. */
 #ifndef ICPTOKEN_TRANSFER_H
 #define ICPTOKEN_TRANSFER_H
 
@@ -9,109 +8,101 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "answer.h"
 #include "buffer.h"
-#include "date.h"
 #include "endpoint.h"
 #include "handshake.h"
 #include "pool.h"
 #include "settings.h"
+#include "setup.h"
 
 #pragma GCC visibility push(hidden)
 
-enum {
-  TRANSFER_HEAD_LIMIT = 64 * 1024, /* bytes of headers, interim answers and trailers together */
-  TRANSFER_VALUE_SIZE = 512        /* of a header value that is kept, with its NUL */
-};
-
-/* What the endpoint said. */
-struct answer {
-  long status;
-  struct buffer body;
-  size_t head_bytes;
-  bool head_complete; /* the blank line behind the headers was seen */
-  bool framed;        /* the end of the body was marked by a length, chunks or HTTP/2 */
-  bool too_large;
-  struct moment date;
-  int64_t cached_ms; /* header Age (RFC 9111 section 5.1) */
-  char retry_after[64];
-  char challenge[TRANSFER_VALUE_SIZE]; /* WWW-Authenticate, that of scheme Bearer if there is one */
-  char location[TRANSFER_VALUE_SIZE];
-};
-
 struct transfer {
   CURL *easy;
-  struct curl_slist *headers;      /* what every request carries */
+  struct curl_slist *headers;      /* the headers of every request */
+  struct curl_slist *more_headers; /* those of one request, linked before headers */
   struct curl_slist *addresses;    /* of option resolve */
-  struct curl_slist authorization; /* stands before them; its text is the credential buffer's */
+  struct curl_slist authorization; /* linked before both; its text is in the credential buffer */
   struct buffer credential;        /* "Authorization: …" or empty */
   struct buffer form;              /* the body of a POST; empty for a GET */
-  struct buffer url;               /* what the handle was told last */
+  struct buffer url;               /* the URL that was last set in the handle */
   struct opener opener;
-  uint64_t credential_serial; /* for whoever set the credential to tell which it is */
+  uint64_t credential_serial; /* version of the credential last set; see session_authorize */
   size_t body_limit;
-  int64_t timeout_ms, connect_timeout_ms; /* what the handle was told last */
-  bool active;                            /* libcurl has it in hand */
+  uint64_t received_before; /* the pool's count when the request was started */
+  int64_t cut_at_ms;        /* when to stop reading the body; 0 for never (steady clock) */
+  bool used;                /* the handle has run a request */
+  bool keeps_header;        /* libcurl before 8.1: a used handle must be replaced */
+  bool active;              /* libcurl is performing it */
   bool finished;
-  bool fresh; /* the handle was told to open a connection for each request */
-  bool ready; /* a connection, its TLS and its tunnel included, was there to send the request on */
+  bool fresh; /* the handle is set to open a connection for each request */
+  bool ready; /* a connection, including TLS and tunnel, was ready for the request */
   struct handshake handshake; /* of the connections that were opened for it */
   CURLcode result;
   struct answer answer;
   char error[CURL_ERROR_SIZE];
 };
 
-/* Why a transfer could not be set up: CURLE_OUT_OF_MEMORY, or the option that this libcurl refuses.
- */
-struct transfer_problem {
-  CURLcode code;
-  const char *option;
-};
-
-/* Makes the handle and sets all that stays the same. False, with problem filled in, when it cannot;
- * the transfer may then only be closed. */
+/* Creates the handle and sets everything that stays the same. False, with problem filled in, on
+ * failure; the transfer may then only be closed. */
 bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
                    const struct settings *settings, struct transfer_problem *problem);
 
-/* Has a handle use the proxy that an endpoint is reached by: that of the options, else the
- * environment's, or none. Returns what curl_easy_setopt returns. */
+/* Sets the proxy for an endpoint in a handle: that of the options, else the environment's, or none.
+ * Returns the result of curl_easy_setopt. */
 CURLcode transfer_set_proxy(CURL *easy, const struct settings *settings,
                             const struct endpoint *endpoint);
 
-/* Makes requests from now on carry a copy of the "Authorization: …" line; an empty one means none.
- * False, and none is carried, when memory is short. */
+/* Makes later requests send a copy of the "Authorization: ..." line; an empty one means none.
+ * False, and none is sent, if out of memory. */
 bool transfer_set_credential(struct transfer *transfer, const struct buffer *line);
 
-/* Makes requests from now on open a connection of their own, or use a kept one where there is one.
- */
+/* Makes later requests send these headers, too; an empty list means none. False, and none is sent,
+ * if out of memory. */
+bool transfer_set_more_headers(struct transfer *transfer, const struct string_list *lines);
+
+/* Makes later requests open a new connection, or reuse a kept one if there is one. */
 void transfer_set_fresh(struct transfer *transfer, bool fresh);
 
-/* Makes requests from now on POST the form, whose bytes are moved out of it. */
+/* Makes later requests POST the form, whose bytes are moved out of it. */
 CURLcode transfer_set_form(struct transfer *transfer, struct buffer *form);
 
-/* Wipes the form; it must be set anew before the next request. */
+/* Wipes the form; it must be set again before the next request. */
 void transfer_clear_form(struct transfer *transfer);
 
 /* Starts a request. The limit and the connect limit are milliseconds, at least 1. */
 CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char *url,
                         int64_t timeout_ms, int64_t connect_timeout_ms);
 
-/* Lets all transfers of a pool go on, waiting up to wait_ms for the network when none of them has
- * finished. Transfers that are done have finished set, with their result. False when libcurl has
- * lost its way, which is memory that ran out. */
+/* Drives all transfers of a pool, waiting up to wait_ms for the network if none of them has
+ * finished. Sets finished, and the result, in transfers that are done. False if libcurl fails
+ * internally, which means out of memory. */
 bool transfer_step(struct pool *pool, int wait_ms);
 
-/* Takes the transfer out of libcurl's hand, wherever it stands. Its connection is closed unless the
- * answer was whole. */
+/* Returns the status of an answer whose headers are complete and whose body is not; 0 if there is
+ * none. */
+long transfer_peek_status(const struct transfer *transfer);
+
+/* Finishes a transfer whose headers are complete as if its time were up: the received part of the
+ * body is kept, and the connection is closed. */
+void transfer_cut(struct transfer *transfer, struct pool *pool);
+
+/* Aborts the transfer and detaches it from the multi handle. Its connection is closed unless the
+ * answer was complete. */
 void transfer_stop(struct transfer *transfer, struct pool *pool);
 
-/* Was there a connection for the last request? Without one nothing of it was sent. */
+/* Returns a CURLINFO_* value of type long for the last request. */
+long transfer_info(const struct transfer *transfer, CURLINFO what);
+
+/* Did the last request have a connection? If not, nothing of it was sent. */
 bool transfer_was_sent(const struct transfer *transfer);
 
-/* The same for one that another transfer has overtaken. Its connection is closed even where that
- * could carry further requests (HTTP/2), unless others use it: it may swallow them as well. */
+/* Aborts a transfer that another one has overtaken. Its connection is closed even if it could carry
+ * further requests (HTTP/2), unless other transfers use it, because those could hang as well. */
 void transfer_drop(struct transfer *transfer, struct pool *pool);
 
-/* Exchanges two transfers, neither of which is under way. */
+/* Exchanges two transfers, neither of which may be in progress. */
 void transfer_swap(struct transfer *a, struct transfer *b);
 
 /* Wipes the answer. */

@@ -1,4 +1,4 @@
-/* version.h - the one place of the version number; the rockspec is tested to agree with it. */
+/* version.h - the version number; the rockspec is tested to agree with it. */
 #ifndef ICPTOKEN_VERSION_H
 #define ICPTOKEN_VERSION_H
 
