@@ -1,350 +1,134 @@
--- Puts a registry JWT on requests that nginx passes to a registry of IBM Cloud Private. Needs ngx_lua 0.10.21 or
--- later (OpenResty 1.21.4), nginx built with threads, a lua_shared_dict and a thread_pool. The README's chapter
--- "OpenResty and nginx" has the configuration.
+-- The public methods of a gateway, which sends a registry JWT along with requests that nginx passes to a registry of
+-- IBM Cloud Private. Needs ngx_lua 0.10.21 or later (OpenResty 1.21.4), nginx built with threads, a lua_shared_dict and
+-- a thread_pool; docs/gateway.md has the configuration.
 --
--- authorize() looks for a token in the dict (gateway/store.lua) under a key (gateway/key.lua) of the request's
--- credential (gateway/credential.lua) and scopes (gateway/scope.lua). If there is none, the request waits for a flight
--- (gateway/flights.lua) that asks the endpoint (gateway/endpoint.lua) in a thread (gateway/worker_thread.lua).
+-- authorize() reads the credential and the scopes of a request (gateway/request.lua) and looks for the token under its
+-- key (gateway/key.lua) in the dict (gateway/store.lua). If there is none, the request waits for a flight
+-- (gateway/flights.lua), which makes a token request (gateway/endpoint.lua) in a thread (gateway/worker_thread.lua).
 
-local icptoken = require "icptoken"
 local answer = require "icptoken.gateway.answer"
-local challenge_header = require "icptoken.gateway.challenge"
-local client_reader = require "icptoken.gateway.client"
-local clock = require "icptoken.gateway.clock"
+local audit = require "icptoken.gateway.audit"
+local client = require "icptoken.gateway.client"
+local codes = require "icptoken.gateway.codes"
 local credential_reader = require "icptoken.gateway.credential"
+local errlog = require "ngx.errlog"
 local flights = require "icptoken.gateway.flights"
+local guard = require "icptoken.gateway.guard"
+local health = require "icptoken.gateway.health"
+local history = require "icptoken.gateway.history"
 local key = require "icptoken.gateway.key"
+local log = require "icptoken.gateway.log"
+local login = require "icptoken.gateway.login"
 local metrics = require "icptoken.gateway.metrics"
 local options_reader = require "icptoken.gateway.options"
+local page = require "icptoken.gateway.page"
+local readings = require "icptoken.gateway.readings"
+local refusal = require "icptoken.gateway.refusal"
+local request_reader = require "icptoken.gateway.request"
 local scope_reader = require "icptoken.gateway.scope"
-local seal = require "icptoken.gateway.seal"
+local scrape = require "icptoken.gateway.scrape"
 local store = require "icptoken.gateway.store"
+local target = require "icptoken.gateway.target"
+local tokens = require "icptoken.gateway.tokens"
 
 local ngx = ngx
-local get_method = ngx.req.get_method
+local variables, INFO = ngx.var, ngx.INFO
 local is_internal = ngx.req.is_internal
-local errlog = require "ngx.errlog"
-local raw_log = errlog.raw_log
-local now = clock.now
-local find, sub = string.find, string.sub
-local split_credential = credential_reader.split
+local get_log_level = errlog.get_sys_filter_level
+local begin_audit, note_wait, note_token = audit.begin, audit.note_wait, audit.note_token
+local find_credential, compute_scopes = request_reader.find_credential, request_reader.compute_scopes
+local obtain, obtain_with_query = tokens.obtain, tokens.obtain_with_query
 
 local gateway = {}
 local gateway_methods = {}
 local gateway_meta = { __index = gateway_methods }
 
--- A registry that refuses a key's token again and again costs one fetch in so many seconds, and a line in the log.
-local DROP_SECONDS = 10
-local DISAGREE_SECONDS = 60
-local DISAGREE = "the registry calls tokens invalid that %s has just given out: is the option 'service' what its "
-  .. "auth.token.service says, and are issuer and rootcertbundle this cluster's? Does nginx.conf pass "
-  .. "$icptoken_authorization on?"
+-- At this level nginx logs the whole of an Authorization header that it rejects (sent twice, too long, malformed).
+local VERBOSE = "error_log has the level 'info' or 'debug', at which nginx itself logs the credentials of requests "
+  .. "that it rejects: use 'notice'"
+-- At most one such line in the log in this time, from all workers.
+local VERBOSE_SECONDS = 60
 
--- What becomes of a token that the registry refuses with one of these errors (RFC 6750 section 3.1).
-local DROPPED = {
-  invalid_token = "key %s: the registry rejected its token as invalid; the token was dropped",
-  insufficient_scope = "key %s: the registry requires more access than its token grants; the token was dropped",
-}
--- When filter() must have run.
-local FILTER_SECONDS = 1
-local NO_FILTER = "the registry's own message goes out with a denial, and clients say that authentication is required: "
-  .. "add \"body_filter_by_lua_block { gateway:filter() }\" beside gateway:observe() in nginx.conf"
+-- The status page shows at most one such change in this time.
+local EVICTED = "tokens were evicted before they had expired: make lua_shared_dict '%s' larger"
+local EVICTED_SECONDS = 60
 
--- What a key is for that is made of a credential.
-local SEALED_IDENTITY = "icptoken sealed ID token "
--- A token service hands out no token with less left (https://distribution.github.io/distribution/spec/auth/token/); one
--- that is handed out with less after all is refused when it expires.
-local MIN_IDENTITY_SECONDS = 60
-
--- At this level nginx writes the whole of an Authorization header that it refuses (twice there, too long, malformed).
-local WORDY = "error_log has the level 'info' or 'debug', at which nginx itself writes credentials of refused requests "
-  .. "into the log: use 'notice'"
-
--- As the module's option `retries`.
-local DEFAULT_RETRIES = 2
-
--- Of an ICP cluster's identity provider.
-local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
-
--- Without the name of this file and function, which ngx.log adds.
-local function log(level, message)
-  raw_log(level, "icptoken: " .. message)
-end
-
--- The innermost place in Lua code of what is under way.
-local function find_place()
-  local level = 2
-  local info = debug.getinfo(level, "Sl")
-  while info and info.currentline <= 0 do
-    level = level + 1
-    info = debug.getinfo(level, "Sl")
-  end
-  return info and ("%s:%d"):format(info.short_src, info.currentline) or "an unknown place"
-end
-
--- Calls a function. Returns true and its first result; or false and where it raised an error. What that says is not
--- looked at, as it may hold a credential.
-local function call(callback, ...)
-  return xpcall(callback, find_place, ...)
-end
-
--- Calls an option that is a function. Returns whether it returned, and its first result.
-local function call_user(name, callback)
-  local ok, result = call(callback)
-  if ok then return true, result end
-  log(ngx.ERR, ("the function '%s' raised an error at %s: its message is not shown"):format(name, result))
-  return false
-end
-
--- The scopes that the request needs for its path, and the query that may mount a blob, if any; or nil and a code.
-local function compute_scope(self)
-  local callback = self.settings.scope
-  if not callback then
-    return scope_reader.compute(get_method(), ngx.var.request_uri, self.settings.delete_actions)
-  end
-  local ok, value = call_user("scope", callback)
-  if not ok then return nil, "internal" end
-  if value == nil then return nil, "name_invalid" end
-  local scopes = scope_reader.normalise(value)
-  if scopes then return scopes, nil end
-  log(ngx.ERR, "the function 'scope' gave neither a list of scopes nor nil")
-  return nil, "internal"
-end
-
--- The credential of the request, as it goes through this file: its kind, a text, and the byte in the text from which on
--- it stands. Or nil and a code.
-local function find_credential(self)
-  local callback = self.settings.credential
-  if not callback then
-    local value = ngx.var.http_authorization
-    local kind, text, first = split_credential(value)
-    if kind then return kind, text, first end
-    return nil, value and value ~= "" and "invalid_credential" or "no_credential"
-  end
-  local ok, value = call_user("credential", callback)
-  if not ok then return nil, "internal" end
-  if value == nil then return nil, "no_credential" end
-  local kind, text, first = credential_reader.from_table(value)
-  if kind then return kind, text, first end
-  log(ngx.ERR, "the function 'credential' gave neither an ID token, nor a user name and password, nor nil")
-  return nil, "internal"
-end
-
--- The name of a credential.
-local function name_credential(self, kind, text, first)
-  return key.compute(self.credential_bases[kind], text, first, "")
-end
-
--- What to ask the endpoint, the name of the credential, and when it expires on clock.now(); or nil and a failure.
-local function make_request(self, kind, text, first, scopes, defaults)
-  local request, ends = credential_reader.read(kind, text, first, self.settings.token_user)
-  if not request then return nil, ends end
-  request.service, request.account = defaults.service, defaults.account
-  request.client_id, request.offline_token = defaults.client_id, defaults.offline_token
-  request.scope = scopes ~= "" and scopes or nil
-  return request, name_credential(self, kind, text, first), ends and now() + ends - clock.wall()
-end
-
--- The same for later. (LuaJIT does not compile a function that makes a closure, so obtain must make none.)
-local function prepare_request(self, kind, text, first, scopes, defaults)
-  return function() return make_request(self, kind, text, first, scopes, defaults) end
-end
-
--- Finds or gets the token. base: what its key begins with. Returns its Authorization value, where it is from, and its
--- key; or nil and a failure.
-local function obtain(self, base, kind, text, first, scopes, defaults)
-  local name = key.compute(base, text, first, scopes)
-  local authorization, is_due, end_at = self.store:get_token(name)
-  if authorization and not is_due then return authorization, "cached", name end
-  local prepared = prepare_request(self, kind, text, first, scopes, defaults)
-  if authorization then
-    return authorization, self.flights:renew(name, end_at, prepared) and "cached" or "stale", name
-  end
-  local failure
-  authorization, failure = self.flights:obtain(name, prepared)
-  if not authorization then return nil, failure end
-  return authorization, "fresh", name
-end
-
-local function refuse(self, failure, scopes)
+-- Answers a request with a failure and ends it. trace, token_key, flight: for the audit; any of them may be nil.
+local function refuse(self, failure, scopes, trace, token_key, flight)
   self.counters:add("requests", failure.code)
-  return answer.refuse(self.settings, failure, scopes, scope_reader.METHODS)
+  if trace then audit.note_failure(self, trace, failure.code, token_key, flight) end
+  return answer.send(answer.for_failure(self.settings, failure, scopes, scope_reader.METHODS))
 end
 
--- The request has no credential that is one. What it asks for is only looked at for the challenge, if at all.
-local function refuse_stranger(self, code)
-  local scopes = self.settings.challenge == "bearer" and compute_scope(self) or nil
-  return refuse(self, { code = code }, scopes)
+local function refuse_login(self, failure, trace, login_key, flight)
+  self.counters:add("requests", failure.code)
+  if trace then audit.note_failure(self, trace, failure.code, login_key, flight) end
+  return answer.send(answer.for_failure(self.login_settings, failure, nil, "GET"))
 end
 
--- Does a token allow to read a repository? A token service may refuse a part of what it was asked for by leaving it out
--- (https://distribution.github.io/distribution/spec/auth/token/). A token that cannot be looked into is the registry's
--- to judge.
-local function allows_pull(authorization, name)
-  local jwt = icptoken.decode(sub(authorization, #"Bearer " + 1))
-  if not jwt then return true end
-  for _, access in ipairs(type(jwt.claims.access) == "table" and jwt.claims.access or {}) do
-    if type(access) == "table" and access.type == "repository" and access.name == name then
-      for _, action in ipairs(type(access.actions) == "table" and access.actions or {}) do
-        if action == "pull" or action == "*" then return true end
-      end
-    end
-  end
-  return false
+-- Logs, once for each worker at most, that error_log has a level at which nginx logs credentials. Main, http, server
+-- and location may each have an error_log of their own.
+local function check_level(self)
+  if get_log_level() < INFO or self.has_seen_level then return end
+  self.has_seen_level = true
+  if self.store:is_first("wordy", VERBOSE_SECONDS) then log.write(ngx.WARN, VERBOSE) end
 end
 
--- The request without the mount: its client uploads the blob, as after any mount that a registry does not do.
-local function drop_mount(query)
-  ngx.req.set_uri_args(scope_reader.drop_mount(query))
-end
-
--- The token for a request whose query, if it has one, may mount a blob from another repository. A mount is a client's
--- attempt to spare an upload: where it is not granted, the request goes on as an upload. Returns what obtain does.
-local function obtain_with_query(self, query, base, kind, text, first, scopes, defaults)
-  if not query then return obtain(self, base, kind, text, first, scopes, defaults) end
-  local source = scope_reader.find_source(query)
-  if source and source ~= "" and not find(scopes, scope_reader.for_pull(source), 1, true) then
-    local both = scopes .. " " .. scope_reader.for_pull(source)
-    local authorization, from, name = obtain(self, base, kind, text, first, both, defaults)
-    if authorization and allows_pull(authorization, source) then return authorization, from, name end
-    if not authorization and from.code ~= "forbidden" then return nil, from end
-    source = nil
-  end
-  if not source then drop_mount(query) end
-  return obtain(self, base, kind, text, first, scopes, defaults)
-end
-
---- For access_by_lua: sets $icptoken_authorization to the JWT for just the access that this request needs, or answers
--- the request as a registry would. Waits for a token that is not at hand, `timeout` seconds at most, without stopping
--- the worker. $icptoken_key is for observe.
+--- For access_by_lua: sets $icptoken_authorization to "Bearer " and a token for just the access that this request
+-- needs, and the variables of the audit that are declared; or answers the request as a registry would, and ends it.
+-- Waits up to `timeout` seconds for a token that is not cached, without blocking the worker.
 function gateway_methods:authorize()
-  local kind, text, first = find_credential(self)
-  if not kind then return refuse_stranger(self, text) end
-  local scopes, query = compute_scope(self)
-  if not scopes then return refuse(self, { code = query }) end
-  local base = self.key_bases[kind]
-  local authorization, source, name =
-    obtain_with_query(self, query, base, kind, text, first, scopes, self.defaults)
-  if not authorization then return refuse(self, source, scopes) end
-  self.counters:add("requests", source)
-  ngx.var.icptoken_key = name
-  ngx.var.icptoken_authorization = authorization
+  check_level(self)
+  local trace = begin_audit(self)
+  local kind, text, first = find_credential(self.settings)
+  if not kind then
+    -- without a valid credential the scopes are computed only for the challenge
+    local scopes = self.settings.challenge == "bearer" and compute_scopes(self.settings) or nil
+    return refuse(self, { code = text }, scopes, trace)
+  end
+  local scopes, query = compute_scopes(self.settings)
+  if not scopes then return refuse(self, { code = query }, nil, trace) end
+  if trace then note_wait(trace, scopes) end
+  local authorization, source, token_key, flight =
+    obtain_with_query(self, query, self.token_bases[kind], kind, text, first, scopes, self.defaults)
+  if not authorization then return refuse(self, source, scopes, trace, token_key, flight) end
+  self.counters:count_request(source)
+  if trace then note_token(self, trace, source, token_key, authorization, flight) end
+  variables.icptoken_authorization = authorization
 end
 
---- For set_by_lua: the key of limit_req_zone and limit_conn_zone. Returns what tells the request's client from others
--- (its address, or what the option client_address says) if the credential has had no token recently, and "", for which
--- nginx sets no limit, if it has, or if there is none, as such a request costs nothing. Never raises.
+local function compute_limit_key(self)
+  local kind, text, first = find_credential(self.settings)
+  if not kind or self.store:is_known(self.keys:compute_credential_key(kind, text, first)) then return "" end
+  return client.find_address(self.settings, self.store)
+end
+
+--- For set_by_lua: the key of limit_req_zone and limit_conn_zone. Returns the address of the request's client (see the
+-- option client_address) if the credential has had no token recently; or "", which nginx does not limit, if it has had
+-- one, or if there is no credential, as such a request costs nothing. Never raises.
 function gateway_methods:limit_key()
-  local ok, limit_key = call(function()
-    local kind, text, first = find_credential(self)
-    if not kind or self.store:is_subject_known(name_credential(self, kind, text, first)) then return "" end
-    return client_reader.find_address(self.settings.client_address, call_user)
-  end)
+  local ok, limit_key = guard.call(compute_limit_key, self)
   if ok then return limit_key end
-  log(ngx.ERR, "limit_key failed at " .. limit_key)
+  log.write(ngx.ERR, ("internal error in gateway:limit_key at %s: the request is not limited"):format(limit_key))
   return ""
 end
 
--- The first Bearer challenge among the upstream's headers, or nil.
-local function read_challenge()
-  local value = ngx.header["WWW-Authenticate"]
-  if type(value) == "table" then value = table.concat(value, ", ") end
-  return value and icptoken.challenge(value)
-end
-
--- The registry refused the token that authorize() set: it is invalid, or grants less than the user may do by now. If it
--- came in place of another a moment ago, it is not the token's age that is wrong.
-local function drop_refused(self, reason)
-  local name, authorization = ngx.var.icptoken_key, ngx.var.icptoken_authorization
-  if not name or name == "" then return end
-  if self.store:get_token(name) ~= authorization then return end
-  if not self.store:is_first("d" .. name, DROP_SECONDS) then
-    local is_news = reason == "invalid_token" and self.store:is_first("g" .. self.client.name, DISAGREE_SECONDS)
-    if is_news then log(ngx.ERR, DISAGREE:format(self.client.url)) end
-    return
-  end
-  if not self.store:drop_token(name, authorization) then return end
-  self.counters:add "dropped"
-  log(ngx.WARN, DROPPED[reason]:format(key.shorten(name)))
-end
-
--- Says so where the line for filter() is missing in nginx.conf, some time after it should have run.
-local function check_filter(_, self)
-  if self.has_filter or not self.store:is_first("b" .. self.client.name, DISAGREE_SECONDS) then return end
-  log(ngx.WARN, NO_FILTER)
-end
-
--- Leaves the body of an answer that denies access to filter(). Its length is not said, so that the registry's own body
--- can pass where filter() is missing.
-local function replace_body(self)
-  local body = answer.write_body { code = "forbidden" }
-  if not self.has_filter then
-    ngx.timer.at(FILTER_SECONDS, check_filter, self)
-    if ngx.header["Content-Encoding"] then return end
-  end
-  ngx.header["Content-Type"], ngx.header["Content-Encoding"] = "application/json", nil
-  ngx.header["Content-Length"] = get_method() == "HEAD" and #body or nil
-  ngx.ctx.icptoken_body = body
-end
-
-local function observe_refusal(self)
-  -- a 401 of nginx's or the gateway's own is right as it is
-  if not (ngx.var.upstream_status or ""):find "401$" then return end
-  local challenge = read_challenge()
-  local reason = challenge and DROPPED[challenge.error] and challenge.error or nil
-  if reason then drop_refused(self, reason) end
-  local scopes = compute_scope(self)
-  if reason ~= "insufficient_scope" then
-    return challenge_header.replace(answer.make_challenge(self.settings, scopes, reason))
-  end
-  local own_challenge
-  ngx.status, own_challenge = answer.choose_denial(self.settings, scopes)
-  replace_body(self)
-  challenge_header.replace(own_challenge)
-end
-
---- For header_filter_by_lua: replaces the challenge of every 401 from the registry by the gateway's own, forgets a
--- token that the registry calls invalid or insufficient, and says of the latter that access is denied. Never raises.
+--- For header_filter_by_lua: replaces the challenge of every 401 of the registry by the gateway's own, drops a token
+-- that the registry rejects as invalid or insufficient, and turns the latter into a denial. Never raises.
 function gateway_methods:observe()
   -- an error_page leads to another location and maybe another status, but the registry's challenge is still there
   if ngx.status ~= 401 and not is_internal() then return end
-  local ok, place = call(observe_refusal, self)
-  if not ok then log(ngx.ERR, "observe failed at " .. place) end
+  local ok, position = guard.call(refusal.rewrite_headers, self)
+  if ok then return end
+  log.write(ngx.ERR, ("internal error in gateway:observe at %s: the registry's own challenge may reach the client")
+    :format(position))
 end
 
---- For body_filter_by_lua: puts the body there for an answer that observe() has made a denial of.
+--- For body_filter_by_lua: sends the body of an answer that observe() has turned into a denial.
 function gateway_methods:filter()
   self.has_filter = true
   local status = ngx.status
-  if status ~= 401 and status ~= 403 then return end
-  local body = ngx.ctx.icptoken_body
-  if body == nil then return end
-  ngx.arg[1], ngx.arg[2] = body or nil, true
-  ngx.ctx.icptoken_body = false
-end
-
--- What all keys begin with that belong to one kind of credential, with what a verdict on it depends on besides the
--- credential and the scopes.
-local function begin_keys(target, settings, defaults, kind)
-  local token_user = kind == "basic" and settings.token_user or nil
-  return key.begin(target.name, key.fingerprint { defaults, token_user }, kind)
-end
-
--- The same for what is known of a credential itself, for whatever it is used (purpose).
-local function begin_credentials(target, settings, purpose, kind)
-  local token_user = kind == "basic" and settings.token_user or nil
-  return key.begin(target.name, key.fingerprint { purpose, token_user }, kind)
-end
-
--- What goes with every question: the request's own, or else the gateway's.
-local function choose_defaults(settings, request)
-  local defaults = {}
-  for _, name in ipairs { "service", "account", "client_id", "offline_token" } do
-    local value = request[name]
-    if value == nil then value = settings[name] end
-    defaults[name] = value
-  end
-  return defaults
+  if status == 401 or status == 403 then refusal.rewrite_body() end
 end
 
 local function check_request(request)
@@ -356,180 +140,149 @@ local function check_request(request)
   return scopes, kind, text, first
 end
 
---- A token, without an effect on the request. request: id_token, or username and password; scope (a string or a
--- list), service, account, client_id, offline_token, which stand in for the gateway's options. Wherever nginx allows
--- to wait (rewrite, access, content, timers). Returns the JWT and "cached", "stale" or "fresh"; or nil, message, code,
--- and { retry_after = seconds or nil }.
+--- Returns a token, without an effect on the current request. For all phases in which nginx allows waiting (rewrite,
+-- access, content, timers). request: id_token, or username and password; scope (a string or a list); and service,
+-- account, client_id, offline_token in place of the gateway's options. Raises if the request is malformed.
+-- Returns the JWT and its source, "cached", "stale" or "fresh"; or nil, message, code, and { retry_after = seconds or
+-- nil }.
 function gateway_methods:token(request)
   local scopes, kind, text, first = check_request(request)
-  local defaults = choose_defaults(self.settings, request)
-  local base = begin_keys(self.client, self.settings, defaults, kind)
+  local defaults = options_reader.choose_defaults(self.settings, request)
+  local base = self.keys:begin_tokens(kind, defaults)
   local authorization, source = obtain(self, base, kind, text, first, scopes, defaults)
-  if authorization then return authorization:sub(8), source end
-  return nil, answer.describe(source), source.code, { retry_after = source.retry_after }
+  if authorization then return authorization:sub(#"Bearer " + 1), source end
+  return nil, codes.get(source.code).message, source.code, { retry_after = source.retry_after }
 end
 
--- The answer of a token service whose token is this ID token.
-local function give_id_token(id_token, seconds)
-  return answer.give { token = id_token, access_token = id_token,
-    expires_in = math.max(MIN_IDENTITY_SECONDS, math.floor(seconds or 0)), issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ") }
-end
-
--- The ID token of a client's user name and password, { token, expires_at }; or nil and a failure.
-local function find_identity(self, text, first)
-  local request, ends = credential_reader.read("basic", text, first, self.settings.token_user)
-  if not request then return nil, ends end
-  if not request.id_token then
-    -- neither the name nor the key can be told from the other
-    local name = key.compute(self.login_base, text, first, "")
-    local sealing_key = seal.derive_key(sub(text, first), SEALED_IDENTITY .. name)
-    return self.flights:log_in(name, name_credential(self, "basic", text, first), sealing_key, self.name_id_token,
-      request)
-  end
-  local seconds = ends and ends - clock.wall()
-  if seconds and seconds < MIN_IDENTITY_SECONDS then return nil, { code = "unauthorized" } end
-  return { token = request.id_token, expires_at = seconds and now() + seconds }
-end
-
-local function refuse_login(self, failure)
-  self.counters:add("requests", failure.code)
-  return answer.refuse(self.login_settings, failure, nil, "GET")
-end
-
---- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service that
--- docker and skopeo go to. Takes a user name and a password (Basic), logs in at the cluster, and gives the ID token
--- that the gateway wants: the same for all its scopes, until that is about to expire.
+--- For content_by_lua of the location that the option `realm` names, with challenge = "bearer": the token service for
+-- docker and skopeo. Takes a user name and a password (Basic), logs in at the cluster, and answers with the ID token
+-- that authorize() accepts: the same one for all scopes, until it is about to expire.
 function gateway_methods:login()
-  if get_method() ~= "GET" then return refuse_login(self, { code = "method_not_allowed" }) end
-  local kind, text, first = split_credential(ngx.var.http_authorization)
-  if kind ~= "basic" then return refuse_login(self, { code = "no_credential" }) end
-  local identity, failure = find_identity(self, text, first)
-  if not identity then return refuse_login(self, failure) end
+  local trace = audit.begin(self)
+  if ngx.req.get_method() ~= "GET" then return refuse_login(self, { code = "method_not_allowed" }, trace) end
+  local kind, text, first = credential_reader.split(ngx.var.http_authorization)
+  if kind ~= "basic" then return refuse_login(self, { code = "no_credential" }, trace) end
+  if trace then audit.note_wait(trace, nil) end
+  local identity, failure, login_key, flight, username = login.find_identity(self, text, first)
+  if not identity then return refuse_login(self, failure, trace, login_key, flight) end
   self.counters:add("requests", "login")
-  return give_id_token(identity.token, identity.expires_at and identity.expires_at - now())
+  if trace then audit.note_login(self, trace, login_key, username, flight) end
+  return answer.send(login.make_answer(identity))
 end
 
---- The numbers of this gateway and of any others that are passed, as Prometheus wants them (text, format 0.0.4). Raises
--- where two have the same name.
+-- Raises, for the caller of a method, if two of the gateways have the same name.
+local function check_names(method, all)
+  local names = {}
+  for _, one in ipairs(all) do
+    local name = one.counters.gateway_name
+    if names[name] then
+      error(("gateway:%s: two gateways are called '%s'; set the option 'name'"):format(method, name), 3)
+    end
+    names[name] = true
+  end
+end
+
+local function render(all, format)
+  local parts = {}
+  for i, one in ipairs(all) do parts[i] = { counters = one.counters, readings = readings.read(one) } end
+  return metrics.render(parts, format)
+end
+
+--- Returns the metrics of this gateway, and of others that are passed, as text for Prometheus (format 0.0.4). Raises if
+-- two gateways have the same name.
 function gateway_methods:metrics(...)
   local all = { self, ... }
-  local counters, paused, free, capacity, names = {}, {}, {}, {}, {}
-  for i, one in ipairs(all) do
-    local name = one.counters.gateway_name
-    if names[name] then error(("gateway:metrics: two are called '%s'; give them the option 'name'"):format(name), 2) end
-    names[name], counters[i] = true, one.counters
-    paused[i] = one.store:is_paused(one.client.name) and 1 or 0
-    free[i], capacity[i] = one.dict:free_space(), one.dict:capacity()
-  end
-  return metrics.render(counters, {
-    { metric = "icptoken_endpoint_paused", help = "Whether renewals wait as the endpoint failed.", values = paused },
-    { metric = "icptoken_dict_free_bytes", help = "Free pages of the dict.", values = free },
-    { metric = "icptoken_dict_bytes", help = "Size of the dict.", values = capacity },
-  })
+  check_names("metrics", all)
+  return render(all, "text")
 end
 
--- Files are read when the endpoint is first asked, by workers that may not be allowed to; better said now.
-local function check_files(client_options)
-  for _, name in ipairs { "cacert", "capath", "cert", "key" } do
-    local path = client_options[name]
-    local file, problem
-    if path then file, problem = io.open(path, "rb") end
-    if file then file:close() end
-    if problem then
-      log(ngx.EMERG, ("the option '%s' names a file that nginx's workers cannot read: %s"):format(name, problem))
-    end
-  end
+--- For content_by_lua: answers a scrape with the metrics of this gateway, and of others that are passed, in the format
+-- that the request accepts: OpenMetrics 1.0, or Prometheus's text format 0.0.4. Raises if two gateways have the same
+-- name.
+function gateway_methods:scrape(...)
+  local all = { self, ... }
+  check_names("scrape", all)
+  local format = scrape.choose_format(ngx.var.http_accept)
+  ngx.header["Content-Type"], ngx.header["Vary"] = metrics.CONTENT_TYPES[format], "Accept"
+  ngx.print(render(all, format))
 end
 
---- For init_worker_by_lua: begins work in this worker. Says in one line at level emerg if the thread pool is missing,
--- or a file cannot be read; and warns of a level of error_log at which nginx writes credentials.
+--- For content_by_lua, of a location for load balancers: answers with 200 if the gateway can serve requests, with 503
+-- and a reason if not. It is ready if it was started and the token endpoint has answered, and stays so while the
+-- endpoint fails, as long as there are tokens.
+function gateway_methods:ready()
+  local reason = health.find_obstacle(self)
+  return answer.send(answer.for_object({ status = reason and "not_ready" or "ready", reason = reason },
+    reason and ngx.HTTP_SERVICE_UNAVAILABLE))
+end
+
+--- For content_by_lua: answers with 200 if this worker runs, whatever the state of the cluster. For supervisors that
+-- restart nginx.
+function gateway_methods.live()
+  return answer.send(answer.for_object { status = "live" })
+end
+
+--- For content_by_lua: answers with a page that shows the state of this gateway; or with the same as JSON if the client
+-- prefers that (Accept). Neither contains a secret, but they are not for the public.
+function gateway_methods:status()
+  return page.send(self)
+end
+
+--- For init_worker_by_lua: starts work in this worker. Logs one line at level emerg if the thread pool is missing or a
+-- file cannot be read, and a warning if error_log has a level at which nginx logs credentials.
 function gateway_methods:start()
   if not ngx.worker.id() then return end -- a helper process of nginx, without requests and maybe without threads
   if ngx.worker.id() == 0 then
-    check_files(self.client.options)
-    -- once, however many gateways there are
-    if errlog.get_sys_filter_level() >= ngx.INFO and self.store:is_first("wordy", 1) then log(ngx.WARN, WORDY) end
+    for _, one in ipairs(options_reader.list_unreadable(self.target.options)) do
+      log.write(ngx.EMERG, ("option '%s': nginx's workers cannot read the file, so token requests will fail: %s "
+        .. "(the workers run as the user that the directive \"user\" in nginx.conf names)")
+        :format(one.name, one.problem))
+    end
   end
-  self.counters:open_row(ngx.worker.id())
+  check_level(self)
+  history.record_start(self, self.counters:open_row(ngx.worker.id()))
   self.flights:start()
+  if self.redis and ngx.worker.id() == 0 then self.redis:start() end
 end
 
--- Raises what icptoken.new says of options that are wrong, those of each request among them, and warms up libcurl
--- before nginx starts its workers.
-local function check_client_options(client_options, defaults)
-  local all = {}
-  for _, some in ipairs { client_options, defaults } do
-    for name, value in pairs(some) do all[name] = value end
-  end
-  local ok, client, message = pcall(icptoken.new, all)
-  if not ok then
-    local problem = tostring(client):gsub("^bad argument #1 to '[^']*' %((.*)%)$", "%1")
-    local unknown = problem:match "^unknown option '([^']*)'$"
-    local nearest = unknown and options_reader.find_nearest(unknown)
-    error(("icptoken.gateway: %s%s"):format(problem, nearest and ("; did you mean '%s'?"):format(nearest) or ""), 0)
-  end
-  if not client then error("icptoken.gateway: " .. message, 0) end
-  client:close()
-end
-
-local function find_dict(name)
-  local dict = ngx.shared[name]
-  if dict then return dict end
-  error(("icptoken.gateway: there is no dict: add \"lua_shared_dict %s 16m;\" to the http part of nginx.conf")
-    :format(name), 0)
-end
-
--- Who asks for this gateway in the threads of all workers: options of the module, a URL for the log, and a name. The
--- client's name begins all keys, so with another version or other options nothing is found that the last left in the
--- dict.
-local function describe_client(client_options, path)
-  local port = client_options.port
-  local url = client_options.url or "https://" .. client_options.host .. (port and ":" .. port or "")
-  local name = key.fingerprint { icptoken._VERSION, client_options }
-  return { name = name, options = client_options, url = url:match "^%a+://[^/?]*" .. (path or "") }
-end
-
--- The same cluster's identity provider: it is reached as the image manager is, at a path of its own.
-local function describe_login(client_options)
-  local derived = {}
-  for name, value in pairs(client_options) do derived[name] = value end
-  derived.path, derived.anonymous, derived.timeout = nil, nil, nil
-  if derived.url then derived.url = derived.url:match "^%a+://[^/?]+" .. LOGIN_PATH end
-  return describe_client(derived, LOGIN_PATH)
-end
-
-local function new_counters(name)
-  local request_codes, fetch_codes = answer.list_codes()
+-- redis, fleet: gateway/redis.lua and gateway/fleet.lua if they are in use, else nil.
+local function new_counters(name, redis, fleet)
+  local request_codes, fetch_codes = codes.list()
   return metrics.new(name, ngx.worker.count(), {
     requests = { "cached", "fresh", "stale", "login", unpack(request_codes) }, fetches = { "ok", unpack(fetch_codes) },
+    redis = redis and redis.RESULTS, shared = fleet and fleet.RESULTS, shared_invalid = fleet and fleet.REASONS,
   })
 end
 
---- A gateway, for init_by_lua. options: those of icptoken.new for endpoint, TLS and network, and those of the README's
--- table. Raises on a wrong one, and where nginx lacks threads or the dict.
+--- Returns a gateway. For init_by_lua. options: see docs/gateway.md. Raises if one is wrong, and if nginx lacks threads
+-- or the lua_shared_dict.
 function gateway.new(options)
   if not ngx.run_worker_thread then
-    error("icptoken.gateway: this nginx has no ngx.run_worker_thread: it takes ngx_lua 0.10.21 or later and an nginx "
+    error("icptoken.gateway: this nginx has no ngx.run_worker_thread: it needs ngx_lua 0.10.21 or later and an nginx "
       .. "built --with-threads", 0)
   end
   local settings, client_options = options_reader.read(options)
-  client_options.anonymous, client_options.timeout = true, settings.timeout
-  check_client_options(client_options, choose_defaults(settings, {}))
-  settings.retries = client_options.retries or DEFAULT_RETRIES
-  settings.client, settings.login = describe_client(client_options), describe_login(client_options)
-  local self = { settings = settings, dict = find_dict(settings.dict), client = settings.client,
-    login_settings = { challenge = "basic", realm = settings.realm }, defaults = choose_defaults(settings, {}) }
-  self.key_bases, self.credential_bases = {}, {}
-  self.login_base = begin_credentials(settings.login, settings, "login", "basic")
-  for _, kind in ipairs(credential_reader.KINDS) do
-    self.credential_bases[kind] = begin_credentials(self.client, settings, "credential", kind)
-    self.key_bases[kind] = begin_keys(self.client, settings, self.defaults, kind)
-  end
-  self.name_id_token = function(id_token) return key.compute(self.credential_bases.bearer, id_token, 1, "") end
-  self.counters = new_counters(settings.name or self.client.url:match "^%a+://([^/]*)")
-  self.store = store.new(self.dict, function() self.counters:add "evictions" end)
-  local function find_address() return client_reader.find_address(settings.client_address, call_user) end
-  self.flights = flights.new(settings, self.store, self.counters, log, find_address)
+  settings.target, settings.login_target = target.for_tokens(client_options), target.for_logins(client_options)
+  local keys = key.new(settings)
+  local self = { settings = settings, login_settings = { challenge = "basic", realm = settings.realm },
+    defaults = settings.defaults, target = settings.target, keys = keys, token_bases = keys.token_bases,
+    dict = options_reader.find_dict(settings), has_filter = false, is_checking_filter = false, has_seen_level = false,
+    audited = nil }
+  self.login_target, self.started_at, self.pages = settings.login_target, ngx.time(), {}
+  -- loaded only where they are used
+  local redis = settings.fleet and require "icptoken.gateway.redis"
+  local fleet = settings.fleet and require "icptoken.gateway.fleet"
+  self.counters = new_counters(settings.name or self.target.url:match "^%a+://([^/]*)", redis, fleet)
+  self.store = store.new(self.dict, function()
+    self.counters:add "evictions"
+    self.store:add_first_change(self.target.key, "tokens_evicted", EVICTED:format(settings.dict), EVICTED_SECONDS)
+  end)
+  self.started_before = self.store:get_start() -- at a reload
+  self.redis = redis and redis.new(settings.fleet, self.store, self.counters, function(kind, line)
+    self.store:add_change(self.target.key, kind, line)
+  end)
+  self.fleet = fleet and fleet.new(settings, self.store, self.counters, self.redis)
+  self.flights = flights.new(settings, keys, self.store, self.counters, self.fleet)
   return setmetatable(self, gateway_meta)
 end
 

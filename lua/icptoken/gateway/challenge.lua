@@ -1,9 +1,9 @@
 -- Replaces the WWW-Authenticate of an answer from upstream.
 --
--- Assigning to ngx.header does that, but not in ngx_lua 0.10.30: it looks for the header in nginx's own list of
--- challenges (headers_out.www_authenticate), on which nginx does not put those of an upstream, so they stay (fixed in
--- 0.10.31). Headers that ngx_lua has no list for are found by their names. So where that happens, the challenges from
--- upstream are renamed in place to such a header, which is then cleared.
+-- Assigning to ngx.header does that, except in ngx_lua 0.10.30: it looks for the header in nginx's own list of
+-- challenges (headers_out.www_authenticate), to which nginx does not add those of an upstream, so they remain (fixed in
+-- 0.10.31). ngx_lua finds other headers by name. So in that version the upstream's challenges are renamed in place to
+-- such a header, which is then cleared.
 
 local ffi = require "ffi"
 local base = require "resty.core.base"
@@ -12,15 +12,15 @@ require "resty.core.response" -- declares ngx_http_lua_ffi_get_resp_header
 local challenge = {}
 
 local NAME = "WWW-Authenticate"
-local UNKNOWN_NAME = "Xxx-Authenticate" -- of the same length
+local UNKNOWN_NAME = "Xxx-Authenticate" -- has the same length
 local MAX_VALUES = 100
 
 local lower_name = NAME:lower() .. "\0"
 local new_values = ffi.typeof "ngx_http_lua_ffi_str_t[?]"
 local bytes = ffi.typeof "unsigned char *"
 
--- Where the name of the header stands whose value this is, or nil. nginx's proxy module keeps a header as name, NUL,
--- value, NUL, one behind the other. What precedes any other value is read no further than to the first difference.
+-- Returns a pointer to the name of the header with this value, or nil. nginx's proxy module stores a header as name,
+-- NUL, value, NUL in one buffer. What precedes the value is read backwards only to the first difference from the name.
 local function find_name(value)
   local name = ffi.cast(bytes, value.data) - #lower_name
   for i = #lower_name, 1, -1 do
@@ -42,15 +42,16 @@ local function clear_from_upstream()
   ngx.header[UNKNOWN_NAME] = nil
 end
 
--- Assigns the header, or clears it (nil). Returns whether it now is on the answer once, or not at all.
+-- Assigns the header, or clears it (nil). Returns whether the answer now has it once, or not at all.
 local function assign(value)
   ngx.header[NAME] = value
   local present = ngx.header[NAME]
   return type(present) == (value and "string" or "nil")
 end
 
---- Makes a value the only WWW-Authenticate of the answer; nil for none. For header_filter_by_lua. Where nginx keeps
--- the upstream's in another form, nginx's own answer for the status goes out instead, and header filters run again.
+--- Makes a value the only WWW-Authenticate of the answer; nil removes it. To be called in header_filter_by_lua. If
+-- nginx stores the upstream's header in an unknown form, nginx's own answer for the status is sent instead, and header
+-- filters run again.
 function challenge.replace(value)
   if assign(value) then return end
   clear_from_upstream()

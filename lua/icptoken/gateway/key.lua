@@ -1,13 +1,17 @@
--- Names for what a token depends on: SHA-256 over endpoint, request, credential and scope, each with its length before
--- it, so that no two different lists give the same bytes. Nobody can tell from a name what it stands for, but who has a
--- guess can try it; so names stay in the dict, and only their beginning is ever shown.
+-- Keys: 32 bytes by which the gateway finds what belongs to a token, a credential, a login or a target. A key is
+-- SHA-256 over the texts that it depends on, each preceded by its length, so that no two different lists have the same
+-- bytes. A key does not reveal them, but anyone can test a guess; so keys stay in the dict, and logs show only a short
+-- form that cannot be tested (store.lua, shorten).
 --
--- The three calls of libcrypto are used because SHA256() of OpenSSL 3 looks the algorithm up each time, which costs
--- more than the hash; and because the part that every request of a gateway shares is then hashed only once.
+-- The hash is computed by three calls of libcrypto, because SHA256() of OpenSSL 3 looks up the algorithm each time,
+-- which costs more than the hash, and because the part that all requests of a gateway share is then hashed only once.
 
 local ffi = require "ffi"
+local credential = require "icptoken.gateway.credential"
 
 local key = {}
+local keys_methods = {}
+local keys_meta = { __index = keys_methods }
 
 ffi.cdef [[
 int icptoken_sha256_init(void *) __asm__("SHA256_Init");
@@ -19,6 +23,7 @@ int icptoken_sha256_final(void *, void *) __asm__("SHA256_Final");
 local STATE_BYTES = 256
 
 local C = ffi.C
+local copy, cast, make_string = ffi.copy, ffi.cast, ffi.string
 local new_state = ffi.typeof("uint64_t[?]")
 local state = new_state(STATE_BYTES / 8)
 local bytes = ffi.typeof "const char *"
@@ -31,7 +36,15 @@ local function update(text)
   C.icptoken_sha256_update(state, text, #text)
 end
 
--- Appends a plain value in a form that only an equal value has.
+--- Returns SHA-256 of a text, 32 bytes.
+function key.hash(text)
+  C.icptoken_sha256_init(state)
+  C.icptoken_sha256_update(state, text, #text)
+  C.icptoken_sha256_final(digest, state)
+  return ffi.string(digest, 32)
+end
+
+-- Appends a text that only an equal plain value has.
 local function serialise(value, parts)
   local kind = type(value)
   parts[#parts + 1] = kind
@@ -50,7 +63,7 @@ local function serialise(value, parts)
   end
 end
 
---- The 32 bytes that stand for a plain value; tables may be nested, and their order does not matter.
+--- Returns the key of a plain value; tables may be nested, and the order of their fields does not matter.
 function key.fingerprint(value)
   local parts = {}
   serialise(value, parts)
@@ -60,29 +73,68 @@ function key.fingerprint(value)
   return ffi.string(digest, 32)
 end
 
---- What all keys that begin with the same texts share, to be passed to compute. As many texts for all keys.
-function key.begin(...)
+-- Returns the hash state after the texts with which a kind of key begins. All kinds begin with the same number of
+-- texts.
+local function begin(target_key, fingerprint, kind)
   C.icptoken_sha256_init(state)
-  for i = 1, select("#", ...) do update((select(i, ...))) end
+  update(target_key)
+  update(fingerprint)
+  update(kind)
   local base = new_state(STATE_BYTES / 8)
   ffi.copy(base, state, STATE_BYTES)
   return base
 end
 
---- The key of a credential, which is what stands in a text from a byte on, and of a scope: 32 bytes.
-function key.compute(base, text, first, scope)
-  lengths[0], lengths[1] = #text - first + 1, #scope
-  ffi.copy(state, base, STATE_BYTES)
+--- Returns the key for a base of begin_tokens, the credential (a text from a byte on), and the scopes.
+function key.compute(base, text, first, scopes)
+  local length = #text - first + 1
+  lengths[0], lengths[1] = length, #scopes
+  copy(state, base, STATE_BYTES)
   C.icptoken_sha256_update(state, lengths, 8)
-  C.icptoken_sha256_update(state, ffi.cast(bytes, text) + (first - 1), lengths[0])
-  C.icptoken_sha256_update(state, scope, #scope)
+  C.icptoken_sha256_update(state, cast(bytes, text) + (first - 1), length)
+  C.icptoken_sha256_update(state, scopes, #scopes)
   C.icptoken_sha256_final(digest, state)
-  return ffi.string(digest, 32)
+  return make_string(digest, 32)
 end
 
---- How a key is named in a log: its first 8 hex digits.
-function key.shorten(name)
-  return ("%02x%02x%02x%02x"):format(name:byte(1, 4))
+-- The user name of `token_user` decides how a client's Basic credential is read.
+local function get_token_user(settings, kind)
+  return kind == "basic" and settings.token_user or nil
+end
+
+--- Returns the keys of one gateway. settings: target and login_target (see target.lua), defaults (of each token
+-- request), token_user. Its field `token_bases` has the base of the keys of tokens for each kind of credential.
+function key.new(settings)
+  local self = setmetatable({ settings = settings, token_bases = {}, credential_bases = {} }, keys_meta)
+  for _, kind in ipairs(credential.KINDS) do
+    self.token_bases[kind] = self:begin_tokens(kind, settings.defaults)
+    self.credential_bases[kind] = begin(settings.target.key,
+      key.fingerprint { "credential", get_token_user(settings, kind) }, kind)
+  end
+  self.login_base = begin(settings.login_target.key, key.fingerprint { "login", settings.token_user }, "basic")
+  return self
+end
+
+--- Returns the base of the keys of tokens. defaults: service, account, client_id and offline_token of the token
+-- request.
+function keys_methods:begin_tokens(kind, defaults)
+  local settings = self.settings
+  return begin(settings.target.key, key.fingerprint { defaults, get_token_user(settings, kind) }, kind)
+end
+
+--- Returns the key of a credential, whatever it is used for.
+function keys_methods:compute_credential_key(kind, text, first)
+  return key.compute(self.credential_bases[kind], text, first, "")
+end
+
+--- Returns the key of an ID token as a credential.
+function keys_methods:compute_id_token_key(id_token)
+  return key.compute(self.credential_bases.bearer, id_token, 1, "")
+end
+
+--- Returns the key of the login with a user name and a password (Basic).
+function keys_methods:compute_login_key(text, first)
+  return key.compute(self.login_base, text, first, "")
 end
 
 return key

@@ -1,21 +1,21 @@
--- How long recent answers of the token endpoint took: a sliding window of them, and its quantiles.
+-- A sliding window of the times that the token endpoint's answers took, and its quantiles.
 
 local latency = {}
 local latency_methods = {}
 local latency_meta = { __index = latency_methods }
 
 local WINDOW = 64
--- Fewer say nothing.
+-- With fewer answers there are no quantiles.
 local MIN_ANSWERS = 8
--- The window is sorted anew after so many answers.
+-- The window is sorted again after this many answers.
 local SORT_EVERY = 8
 
---- An empty window.
+--- Returns an empty window.
 function latency.new()
   return setmetatable({ window = {}, position = 0, sorted = nil, age = 0 }, latency_meta)
 end
 
---- Notes how many seconds an answer took.
+--- Adds the seconds that an answer took.
 function latency_methods:add(seconds)
   self.position = self.position % WINDOW + 1
   self.window[self.position] = seconds
@@ -25,7 +25,7 @@ function latency_methods:add(seconds)
   table.sort(self.sorted)
 end
 
---- The seconds within which this share of the recent answers came, or nil where too few are known.
+--- Returns the seconds within which this share (0 to 1) of the recent answers came, or nil if too few are known.
 function latency_methods:quantile(share)
   local sorted = self.sorted
   return sorted and sorted[math.max(1, math.ceil(share * #sorted))]

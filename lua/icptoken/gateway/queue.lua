@@ -1,16 +1,22 @@
--- The flights of a worker that wait for a runner, in three classes:
---   known     somebody waits for them, and their credential has had a token recently;
---   unknown   somebody waits for them, and their credential has not: it may be anything that a stranger made up;
---   renewals  of tokens that are still good (flights with a field renewed_end).
--- Known flights go first. Unknown ones have at most half of the runners, and their clients take turns, so that nobody
--- gets more by asking more often. Renewals go last. But whenever none of the renewals is with a runner, and the flight
--- taken before was something else, one of them goes first; and so for the unknown ones: whatever the load, they go on.
--- In its class, and for unknown ones among those of its client, a flight is served first in, first out.
+-- The flights of a worker that wait for a runner, in four classes:
+--   known     token requests for which a client waits, and whose credential has had a token recently
+--   login     logins for which a client waits, with such a credential
+--   unknown   both, with any other credential: it may be made up (with a client_address)
+--   renewal   of a token that is still valid (with a renewed_until)
+-- Known flights go first, then logins, then unknown ones, and renewals last. Logins and unknown flights together have
+-- at most half of the runners: neither strangers nor an identity provider that hangs occupy the others. But if no
+-- flight of a class is with a runner, it goes before known ones in every second turn: so under any load all make
+-- progress.
 --
--- A renewal that somebody came to wait for is added once more, as a known one, and its old position is void: a flight's
--- field `list` names the list where its true position is.
+-- Within a class the owners of the flights take turns, so nobody gains by sending more requests. An unknown flight is
+-- owned by its client (by address), known ones and logins by credential and client together, as all clients may have
+-- one credential, and renewals by their credential. Flights of one owner are served first in, first out.
+--
+-- A renewal that a request has joined is added again, as a known flight, and its old position becomes void: the field
+-- `list` of a flight names the list in which its position is valid.
 
 local clock = require "icptoken.gateway.clock"
+local crowds = require "icptoken.gateway.crowds"
 
 local now = clock.now
 
@@ -18,17 +24,18 @@ local queue = {}
 local queue_methods = {}
 local queue_meta = { __index = queue_methods }
 
--- After a sweep that freed nothing, the next one waits this long for each flight examined.
-local SWEEP_PAUSE_SECONDS = 2e-6
--- The weight of the last flight in the mean time that a class's flights occupy a runner, and after how many that mean
--- says something.
+-- After a sweep that freed nothing, the next one waits this many times as long as it took.
+local SWEEP_PAUSE_FACTOR = 9
+-- The weight of the latest flight in the mean time that flights of a class occupy a runner, and the number of flights
+-- from which on the mean is used.
 local CYCLE_WEIGHT, MIN_CYCLES = 1 / 8, 16
 
-local function new_list()
-  return { first = 1, last = 0, count = 0 }
+-- The flights of an owner. crowd: the set of the lists of its class.
+local function new_list(owner, crowd)
+  return { owner = owner, crowd = crowd, first = 1, last = 0, count = 0 }
 end
 
--- Puts a flight into a list, at its front or at its back.
+-- Inserts a flight at the front or at the back of a list.
 local function insert(list, flight, is_first)
   if is_first then
     list.first = list.first - 1
@@ -37,21 +44,22 @@ local function insert(list, flight, is_first)
     list.last = list.last + 1
     list[list.last] = flight
   end
-  list.count = list.count + 1
+  list.crowd:change(list, 1)
   flight.list = list
 end
 
 local function detach(flight)
-  flight.list.count = flight.list.count - 1
+  flight.list.crowd:change(flight.list, -1)
   flight.list = nil
 end
 
--- Takes out the first flight, or nil.
-local function pop_first(list)
+-- Takes out and returns the first flight of a list, or the last one; or nil.
+local function pop(list, is_last)
   while list.first <= list.last do
-    local flight = list[list.first]
-    list[list.first] = nil
-    list.first = list.first + 1
+    local position = is_last and list.last or list.first
+    local flight = list[position]
+    list[position] = nil
+    if is_last then list.last = position - 1 else list.first = position + 1 end
     if flight.list == list then
       detach(flight)
       return flight
@@ -59,33 +67,29 @@ local function pop_first(list)
   end
 end
 
--- Takes out the last flight, or nil.
-local function pop_last(list)
-  while list.first <= list.last do
-    local flight = list[list.last]
-    list[list.last] = nil
-    list.last = list.last - 1
-    if flight.list == list then
-      detach(flight)
-      return flight
-    end
-  end
+local function get_owner(flight)
+  return flight.client_address or flight.known_client or flight.credential_key
 end
 
--- A class: how many flights wait, how many are with runners, how many were, and how long one occupies a runner.
+-- A class: the lists of its owners, by owner and by length, and the order of their turns; how many flights wait and how
+-- many are with runners; how many have been, and the mean seconds that one occupies a runner; and when it had its last
+-- turn.
 local function new_class()
-  return { waiting = 0, running = 0, cycles = 0, cycle = 0 }
+  return { by_owner = {}, crowd = crowds.new(), ring = {}, ring_first = 1, ring_last = 0, waiting = 0, running = 0,
+    cycles = 0, cycle = 0, turn = 0 }
 end
 
---- An empty one. metrics: where the known and unknown ones are counted. runners: how many there may be.
+--- Returns an empty queue. metrics: where the flights are counted for which clients wait. runners: how many there may
+-- be.
 function queue.new(metrics, runners)
-  return setmetatable({ metrics = metrics, runners = runners, known_list = new_list(), renewals = new_list(),
-    by_client = {}, ring = {}, ring_first = 1, ring_last = 0, sweep_at = 0, last_taken = nil,
-    known = new_class(), unknown = new_class(), renewal = new_class() }, queue_meta)
+  return setmetatable({ metrics = metrics, runners = runners, sweep_at = 0, turns = 0, was_overdue = false,
+    known = new_class(), login = new_class(), unknown = new_class(), renewal = new_class() }, queue_meta)
 end
 
-local function get_class_name(flight)
-  return flight.renewed_end and "renewal" or flight.client and "unknown" or "known"
+local function choose_class_name(flight)
+  if flight.renewed_until then return "renewal" end
+  if flight.client_address then return "unknown" end
+  return flight.is_login and "login" or "known"
 end
 
 local function count_waiting(self, class_name, change)
@@ -93,19 +97,18 @@ local function count_waiting(self, class_name, change)
   if class_name ~= "renewal" then self.metrics:add("queued", nil, change) end
 end
 
--- The list of a client, which has a turn in the ring.
-local function get_client_list(self, client, is_first)
-  local list = self.by_client[client]
+-- Returns the list of an owner. A new one gets a turn at the front or at the back of the ring.
+local function get_list(class, owner, is_first)
+  local list = class.by_owner[owner]
   if list then return list end
-  list = new_list()
-  list.client = client
-  self.by_client[client] = list
+  list = new_list(owner, class.crowd)
+  class.by_owner[owner] = list
   if is_first then
-    self.ring_first = self.ring_first - 1
-    self.ring[self.ring_first] = list
+    class.ring_first = class.ring_first - 1
+    class.ring[class.ring_first] = list
   else
-    self.ring_last = self.ring_last + 1
-    self.ring[self.ring_last] = list
+    class.ring_last = class.ring_last + 1
+    class.ring[class.ring_last] = list
   end
   return list
 end
@@ -113,88 +116,103 @@ end
 local function put(self, flight, is_first)
   if flight.list then
     detach(flight)
-    count_waiting(self, flight.class, -1)
+    count_waiting(self, flight.queued_as, -1)
   end
-  flight.class = get_class_name(flight)
-  count_waiting(self, flight.class, 1)
-  local list = self.renewals
-  if flight.class == "known" then list = self.known_list end
-  if flight.class == "unknown" then list = get_client_list(self, flight.client, is_first) end
-  insert(list, flight, is_first)
+  flight.queued_as = choose_class_name(flight)
+  -- the metrics do not tell logins apart
+  flight.class = flight.queued_as == "login" and "known" or flight.queued_as
+  count_waiting(self, flight.queued_as, 1)
+  insert(get_list(self[flight.queued_as], get_owner(flight), is_first), flight, is_first)
+  flight.state = "queued"
 end
 
---- Adds a flight behind those of its class, or, if it is unknown (it has a field client, which names who waits for
--- it), behind those of its client.
+--- Adds a flight behind those of its class and owner.
 function queue_methods:add(flight)
   put(self, flight, false)
 end
 
---- Adds a flight before the others of its class or client.
+--- Adds a flight in front of the others of its class and owner.
 function queue_methods:add_first(flight)
   put(self, flight, true)
 end
 
--- The next client's first flight. A client that has another one goes behind all others.
-local function pop_unknown(self)
-  while self.ring_first <= self.ring_last do
-    local list = self.ring[self.ring_first]
-    self.ring[self.ring_first] = nil
-    self.ring_first = self.ring_first + 1
-    local flight = pop_first(list)
+-- Takes out and returns the first flight of the owner whose turn it is, or nil. An owner with more flights goes to the
+-- back of the ring.
+local function pop_next(class)
+  while class.ring_first <= class.ring_last do
+    local list = class.ring[class.ring_first]
+    class.ring[class.ring_first] = nil
+    class.ring_first = class.ring_first + 1
+    local flight = pop(list)
     if list.count > 0 then
-      self.ring_last = self.ring_last + 1
-      self.ring[self.ring_last] = list
+      class.ring_last = class.ring_last + 1
+      class.ring[class.ring_last] = list
     else
-      self.by_client[list.client] = nil
+      class.by_owner[list.owner] = nil
     end
     if flight then return flight end
   end
 end
 
-local function get_unknown_runners(self)
+-- Returns how many runners logins and unknown flights may have together.
+local function get_shared_runners(self)
   return math.max(1, math.floor(self.runners / 2))
 end
 
--- Whether a class has to go on although others go before it.
-local function is_overdue(self, class_name)
-  local class = self[class_name]
-  return class.waiting > 0 and class.running == 0 and self.last_taken ~= class_name
+-- Returns whether a flight of a class may be taken now, if none has priority.
+local function is_eligible(self, class_name)
+  if self[class_name].waiting == 0 then return false end
+  local is_sharing = class_name == "login" or class_name == "unknown"
+  return not is_sharing or self.login.running + self.unknown.running < get_shared_runners(self)
 end
 
--- Which class is next, or nil.
+-- The classes that must not wait for known flights for ever, and all of them, in the order of their priority.
+local OTHERS, ALL = { "renewal", "unknown", "login" }, { "known", "login", "unknown", "renewal" }
+
+-- Returns the class that must be served now although known flights have priority, or nil: of those none of whose
+-- flights is with a runner, the one whose last turn was the longest ago.
+local function find_overdue(self)
+  if self.was_overdue and self.known.waiting > 0 then return nil end
+  local found
+  for _, class_name in ipairs(OTHERS) do
+    local class = self[class_name]
+    if class.running == 0 and is_eligible(self, class_name) and (not found or class.turn < self[found].turn) then
+      found = class_name
+    end
+  end
+  return found
+end
+
+-- Returns the class that is next, or nil; and whether it is overdue.
 local function choose_class(self)
-  if is_overdue(self, "renewal") then return "renewal" end
-  if is_overdue(self, "unknown") then return "unknown" end
-  if self.known.waiting > 0 then return "known" end
-  if self.unknown.waiting > 0 and self.unknown.running < get_unknown_runners(self) then return "unknown" end
-  return self.renewal.waiting > 0 and "renewal" or nil
+  local overdue = find_overdue(self)
+  if overdue then return overdue, true end
+  for _, class_name in ipairs(ALL) do
+    if is_eligible(self, class_name) then return class_name, false end
+  end
 end
 
---- Whether there is a flight that a runner may take now.
+--- Returns whether there is a flight that a runner may take now.
 function queue_methods:has_next()
   return choose_class(self) ~= nil
 end
 
---- Takes out the next flight for a runner, which must pass it to `finish`; or nil.
+--- Takes out the next flight for a runner, which must pass it to `finish` later. Returns it, or nil.
 function queue_methods:take()
-  local class_name = choose_class(self)
+  local class_name, is_overdue = choose_class(self)
   if not class_name then return nil end
-  local flight
-  if class_name == "unknown" then
-    flight = pop_unknown(self)
-  else
-    flight = pop_first(class_name == "known" and self.known_list or self.renewals)
-  end
-  self.last_taken = class_name
-  count_waiting(self, class_name, -1)
   local class = self[class_name]
+  local flight = pop_next(class)
+  self.turns, self.was_overdue = self.turns + 1, is_overdue
+  class.turn = self.turns
+  count_waiting(self, class_name, -1)
   class.running = class.running + 1
-  flight.taken_as = class_name
+  flight.taken_as, flight.state = class_name, "running"
   return flight
 end
 
---- A runner is done with a flight that it took. seconds: how long the flight occupied it; nil where that says nothing
--- about the others.
+--- Notes that a runner no longer serves a flight that it took. seconds: how long the flight occupied it; nil if it was
+-- not served, so that this says nothing about others.
 function queue_methods:finish(flight, seconds)
   local class = self[flight.taken_as]
   class.running = class.running - 1
@@ -203,34 +221,44 @@ function queue_methods:finish(flight, seconds)
   class.cycle = class.cycle + (seconds - class.cycle) * math.max(CYCLE_WEIGHT, 1 / class.cycles)
 end
 
---- How many flights wait that somebody waits for.
+--- Returns how many flights are queued for which requests wait.
 function queue_methods:count_cold()
-  return self.known.waiting + self.unknown.waiting
+  return self.known.waiting + self.login.waiting + self.unknown.waiting
 end
 
---- How many renewals are queued.
+-- Returns how many flights of a class and an owner are queued.
+local function count_of(class, owner)
+  local list = class.by_owner[owner]
+  return list and list.count or 0
+end
+
+--- Returns how many unknown flights of a client are queued.
+function queue_methods:count_of(address)
+  return count_of(self.unknown, address)
+end
+
+--- Returns how many renewals are queued.
 function queue_methods:count_renewals()
   return self.renewal.waiting
 end
 
--- How many unknown flights go before one more of a client.
-local function count_before(self, client)
-  local list = self.by_client[client]
-  local clients = self.ring_last - self.ring_first + 1
-  local own = list and list.count or 0
-  return math.min(self.unknown.waiting, (own + 1) * clients)
+-- Returns how many flights of a class would be served before one more of an owner.
+local function count_before(class, owner)
+  local owners = class.ring_last - class.ring_first + 1
+  return math.min(class.waiting, (count_of(class, owner) + 1) * owners)
 end
 
---- The seconds that one more flight would wait for a runner, as far as can be told.
+--- Estimates the seconds that one more flight would wait for a runner; 0 while too little is known.
 function queue_methods:estimate_wait(flight)
-  local is_unknown = flight.client ~= nil
-  local class = is_unknown and self.unknown or self.known
+  local class_name = choose_class_name(flight)
+  local class = self[class_name]
   if class.waiting == 0 or class.cycles < MIN_CYCLES then return 0 end
-  if is_unknown then return count_before(self, flight.client) * class.cycle / get_unknown_runners(self) end
-  return class.waiting * class.cycle / math.max(1, self.runners - self.unknown.running)
+  local runners = get_shared_runners(self)
+  if class_name == "known" then runners = math.max(1, self.runners - self.unknown.running - self.login.running) end
+  return count_before(class, get_owner(flight)) * class.cycle / runners
 end
 
--- Takes the flights that nobody waits for out of a list; each goes to forget. Returns how many they were.
+-- Removes the flights from a list for which nobody waits, and calls forget for each. Returns how many they were.
 local function sweep_list(list, is_present, forget)
   local last, swept = list.first - 1, 0
   for i = list.first, list.last do
@@ -249,41 +277,46 @@ local function sweep_list(list, is_present, forget)
   return swept
 end
 
---- Takes out the flights that nobody waits for, each of which goes to forget, unless that was done in vain just now.
+-- The classes for whose flights requests wait.
+local COLD = { "known", "login", "unknown" }
+
+--- Removes the flights for which nobody waits: those for which is_present(flight) is false. Calls forget(flight) for
+-- each. Does nothing if a sweep has just found none.
 function queue_methods:sweep(is_present, forget)
-  if now() < self.sweep_at then return end
-  local known = sweep_list(self.known_list, is_present, forget)
-  local unknown = 0
-  -- A client's list that is empty now keeps its turn, and is dropped then.
-  for _, list in pairs(self.by_client) do unknown = unknown + sweep_list(list, is_present, forget) end
-  count_waiting(self, "known", -known)
-  count_waiting(self, "unknown", -unknown)
-  if known + unknown == 0 then self.sweep_at = now() + self:count_cold() * SWEEP_PAUSE_SECONDS end
-end
-
-local function find_longest(self)
-  local longest
-  for _, list in pairs(self.by_client) do
-    if not longest or list.count > longest.count then longest = list end
+  local began_at = now()
+  if began_at < self.sweep_at then return end
+  local total = 0
+  for _, class_name in ipairs(COLD) do
+    local swept = 0
+    -- an owner's list that is empty now is removed when its turn comes
+    for _, list in pairs(self[class_name].by_owner) do swept = swept + sweep_list(list, is_present, forget) end
+    count_waiting(self, class_name, -swept)
+    total = total + swept
   end
-  return longest
+  if total == 0 then self.sweep_at = began_at + (1 + SWEEP_PAUSE_FACTOR) * (now() - began_at) end
 end
 
--- Takes out the last flight of the client with most, if that has more than a new flight's client would have; or nil.
-local function displace(self, flight)
-  local longest = find_longest(self)
-  if not longest or longest.count == 0 then return nil end
-  local own = flight.client and self.by_client[flight.client]
-  if flight.client and longest.count <= (own and own.count or 0) + 1 then return nil end
-  count_waiting(self, "unknown", -1)
-  return pop_last(longest)
+-- Takes out and returns the last flight of the owner that has most in a class, if it has more than `least`; or nil.
+local function displace(self, class_name, least)
+  local longest = self[class_name].crowd:get_greatest()
+  if not longest or longest.count <= least then return nil end
+  count_waiting(self, class_name, -1)
+  return pop(longest, true)
 end
 
---- Makes room for a flight where so many may wait: one that is known, or whose client has fewer, takes the position of
--- an unknown one of the client that has most, which is passed to refuse. Returns whether there is room.
-function queue_methods:make_room(flight, limit, refuse)
+--- Makes room for a flight if `limit` flights wait already. A flight displaces the last one of an owner that has more
+-- than its own owner would have, for which refuse(flight) is called; and a known flight or a login first displaces any
+-- unknown one. elsewhere: how many flights of its client wait outside the queue. Returns whether there is room.
+function queue_methods:make_room(flight, limit, elsewhere, refuse)
   if self:count_cold() < limit then return true end
-  local displaced = displace(self, flight)
+  local class_name, owner = choose_class_name(flight), get_owner(flight)
+  local displaced
+  if class_name == "unknown" then
+    displaced = displace(self, "unknown", count_of(self.unknown, owner) + elsewhere + 1)
+  else
+    local least = count_of(self.known, owner) + count_of(self.login, owner) + 1
+    displaced = displace(self, "unknown", 0) or displace(self, "login", least) or displace(self, "known", least)
+  end
   if displaced then refuse(displaced) end
   return displaced ~= nil
 end

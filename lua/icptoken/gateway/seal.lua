@@ -1,5 +1,5 @@
--- Seals a text under a key: AES-256-GCM of libcrypto, which nginx has loaded. Who has the sealed form and not the key
--- can neither read nor change it.
+-- Seals a text under a key with AES-256-GCM (libcrypto, which nginx has loaded). Without the key, a sealed text can be
+-- neither read nor changed unnoticed.
 --
 -- A sealed text is a random nonce of 12 bytes, the tag of 16 bytes, and the ciphertext. (NIST SP 800-38D: random nonces
 -- of 96 bits are safe for 2^32 texts under one key.)
@@ -8,7 +8,7 @@ local ffi = require "ffi"
 
 local seal = {}
 
--- Types without names, so that this file can be loaded twice.
+-- Types have no names, so that this file can be loaded twice in one process.
 ffi.cdef [[
 void *icptoken_cipher_new(void) __asm__("EVP_CIPHER_CTX_new");
 void icptoken_cipher_free(void *) __asm__("EVP_CIPHER_CTX_free");
@@ -31,21 +31,21 @@ local ENCRYPT, DECRYPT = 1, 0
 local new_bytes = ffi.typeof "unsigned char[?]"
 local length = ffi.new "int[1]"
 
---- HMAC with SHA-256 (RFC 2104): 32 bytes.
+--- Returns the HMAC with SHA-256 (RFC 2104) of a text: 32 bytes; or nil if libcrypto fails.
 function seal.authenticate(key, text)
   local digest = new_bytes(KEY_BYTES)
   if C.icptoken_hmac(C.icptoken_evp_sha256(), key, #key, text, #text, digest, nil) == nil then return nil end
   return ffi.string(digest, KEY_BYTES)
 end
 
---- A key for one purpose out of a secret: HMAC of the purpose, so that neither the secret nor the key for another
--- purpose follows from it.
+--- Derives a key of 32 bytes for one purpose from a secret: the HMAC of the purpose. It reveals neither the secret nor
+-- the key for another purpose.
 function seal.derive_key(secret, purpose)
   return seal.authenticate(secret, purpose)
 end
 
--- Passes a text through the cipher. tag: the one to be checked, or nil to encrypt. Returns the other text and the tag,
--- or nil where a call fails or the tag is wrong.
+-- Encrypts a text (tag: nil) or decrypts it (tag: the one to check). Returns the resulting text and the tag; or nil if
+-- libcrypto fails or the tag is wrong.
 local function run(context, key, nonce, text, associated, tag)
   local mode = tag and DECRYPT or ENCRYPT
   local out, made_tag = new_bytes(#text + 1), new_bytes(TAG_BYTES)
@@ -71,30 +71,36 @@ local function with_context(...)
   return text, tag
 end
 
---- Seals a text under a key of 32 bytes and a given nonce of 12 bytes, which must be another one for each text. Returns
--- the ciphertext and the tag, or nil.
+--- Encrypts a text under a key of 32 bytes and a nonce of 12 bytes, which must be different for each text. Returns the
+-- ciphertext and the tag, or nil.
 function seal.encrypt(key, nonce, text, associated)
   if #key ~= KEY_BYTES or #nonce ~= NONCE_BYTES then return nil end
   return with_context(key, nonce, text, associated)
 end
 
---- Opens what encrypt has made; nil where anything of it is another.
+--- Decrypts what encrypt returned. Returns the text, or nil if any argument differs from encrypt's.
 function seal.decrypt(key, nonce, ciphertext, tag, associated)
   if #key ~= KEY_BYTES or #nonce ~= NONCE_BYTES or #tag ~= TAG_BYTES then return nil end
   return (with_context(key, nonce, ciphertext, associated, tag))
 end
 
---- Seals a text under a key of 32 bytes. associated: a text that belongs to it and must be the same to open it ("" for
--- none). Returns nil where libcrypto fails.
+--- Returns random bytes of this number, which nobody can predict; or nil if libcrypto fails.
+function seal.make_random(count)
+  local random = new_bytes(count)
+  if C.icptoken_rand_bytes(random, count) ~= 1 then return nil end
+  return ffi.string(random, count)
+end
+
+--- Seals a text under a key of 32 bytes. associated: a text that must be the same to open it ("" for none). Returns nil
+-- if libcrypto fails.
 function seal.seal(key, text, associated)
-  local random = new_bytes(NONCE_BYTES)
-  if C.icptoken_rand_bytes(random, NONCE_BYTES) ~= 1 then return nil end
-  local nonce = ffi.string(random, NONCE_BYTES)
+  local nonce = seal.make_random(NONCE_BYTES)
+  if not nonce then return nil end
   local ciphertext, tag = seal.encrypt(key, nonce, text, associated)
   return ciphertext and nonce .. tag .. ciphertext
 end
 
---- Opens a sealed text, or returns nil: another key, another associated text, or anything that seal did not make.
+--- Opens a sealed text. Returns nil if the key or the associated text differ, or if seal did not produce the text.
 function seal.open(key, sealed, associated)
   local nonce, tag = sealed:sub(1, NONCE_BYTES), sealed:sub(NONCE_BYTES + 1, NONCE_BYTES + TAG_BYTES)
   return seal.decrypt(key, nonce, sealed:sub(NONCE_BYTES + TAG_BYTES + 1), tag, associated)
