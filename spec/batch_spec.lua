@@ -1,10 +1,10 @@
--- client:fetch_all: many tokens at once. How many requests are under way, over which connections, in which order the
--- results come, what one failure does to the others, and how all of it ends.
+-- client:fetch_all: many tokens at once. How many requests are in progress, over which connections, the order of the
+-- results, how a failure affects the other requests, and how a call ends.
 
 local cases = require "support.cases"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
@@ -22,7 +22,7 @@ local function open(changes)
   return icptoken.new(cases.options(stub, changes))
 end
 
--- A client over plain http, which spares hundreds of handshakes.
+-- A client over plain http, which avoids hundreds of handshakes.
 local function open_plain(changes)
   local all = { host = false, port = false, cacert = false,
     url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }
@@ -42,7 +42,7 @@ local function make_requests(count)
   return requests
 end
 
--- The token allows what request number n asked for.
+-- The token grants the access that request number n asked for.
 local function assert_own_token(n, token)
   local claims = assert(icptoken.decode(token.token)).claims
   assert.equal("token-service", claims.aud)
@@ -74,14 +74,14 @@ local function count_failed(count, tokens, errors)
   return #failed, failed[1]
 end
 
--- The most requests that waited for an answer together.
+-- The greatest number of requests that waited for an answer at the same time.
 local function count_in_flight(requests)
   local most = 0
   for _, request in ipairs(requests) do most = math.max(most, request.waiting) end
   return most
 end
 
--- Requests that are together wait so much longer, so that one too many is seen beside them.
+-- How much longer requests that are in progress together wait, so that one too many would be noticed.
 local TO_BE_SEEN = 0.03
 
 -- The number of requests, and the tag of the row.
@@ -132,12 +132,12 @@ describe("as many requests as parallel says", function()
     assert.equal(together, count_in_flight(requests))
   end
 
-  it("are under way together", function() assert_together(open_plain { parallel = 4 }, 9, 4) end)
-  it("are under way together as streams", function()
+  it("are in progress together", function() assert_together(open_plain { parallel = 4 }, 9, 4) end)
+  it("are in progress together as streams", function()
     assert_together(open { parallel = 4, http_version = "2" }, 9, 4)
   end)
-  it("are all, when it says more", function() assert_together(open_plain { parallel = 256 }, 5, 256) end)
-  it("are 16 when nothing is said", function() assert_together(open_plain(), 20, 16) end)
+  it("are all of them if it is greater", function() assert_together(open_plain { parallel = 256 }, 5, 256) end)
+  it("are 16 by default", function() assert_together(open_plain(), 20, 16) end)
 
   it("are one at a time with parallel = 1, over one connection", function()
     local client = open { parallel = 1 }
@@ -157,7 +157,7 @@ describe("as many requests as parallel says", function()
   end)
 
   it("are streams of few connections with parallel = 256", function()
-    local client = open { parallel = 256, http_version = "2" }
+    local client = open { parallel = 256, http_version = "2", timeout = 300 }
     assert_own_tokens(300, client:fetch_all(make_requests(300)))
     client:close()
     local accepted = stub:accepted().https
@@ -166,7 +166,7 @@ describe("as many requests as parallel says", function()
 end)
 
 describe("a list", function()
-  it("of nothing gives nothing, and sends nothing", function()
+  it("of nothing returns nothing, and sends nothing", function()
     local client = open()
     local tokens, errors = client:fetch_all {}
     assert.same({}, tokens)
@@ -175,20 +175,20 @@ describe("a list", function()
     client:close()
   end)
 
-  it("of one gives one", function()
+  it("of one returns one", function()
     local client = open()
     assert_own_tokens(1, client:fetch_all(make_requests(1)))
     client:close()
   end)
 
-  it("may hold requests that leave all to the client", function()
+  it("may contain requests that leave everything to the client", function()
     local client = open { service = "token-service", scope = "repository:" .. name_repository(1) .. ":pull" }
     local tokens, errors = client:fetch_all { {}, { scope = "repository:" .. name_repository(2) .. ":pull" } }
     assert_own_tokens(2, tokens, errors)
     client:close()
   end)
 
-  it("may hold what icptoken.challenge gives", function()
+  it("accepts the result of icptoken.challenge", function()
     local client = open()
     local challenge = assert(icptoken.challenge([[Bearer realm="https://elsewhere.invalid/t",]]
       .. [[service="token-service",scope="repository:team/app-1:pull",error="invalid_token"]]))
@@ -196,7 +196,7 @@ describe("a list", function()
     client:close()
   end)
 
-  it("gives token tables like those of fetch", function()
+  it("returns token tables like those of fetch", function()
     local client = open()
     local token = client:fetch_all(make_requests(1))[1]
     assert.is_nil(getmetatable(token))
@@ -205,7 +205,7 @@ describe("a list", function()
     client:close()
   end)
 
-  it("is left as it is", function()
+  it("is not changed", function()
     local client = open { parallel = 2 }
     local requests = { { scope = { "a:b:c", "a:b:c" } }, { scope = "d:e:f", account = "me" } }
     assert(client:fetch_all(requests))
@@ -213,7 +213,7 @@ describe("a list", function()
     client:close()
   end)
 
-  it("neither looks at the cache nor fills it", function()
+  it("neither reads the cache nor fills it", function()
     local client = open()
     local request = make_requests(1)[1]
     local kept = assert(client:token(request))
@@ -244,7 +244,7 @@ describe("a wrong list", function()
     stub:reset()
   end
 
-  it("raises when it is no table", function()
+  it("raises an error if it is not a table", function()
     for _, value in ipairs { "repository:a:pull", 1, true } do
       assert.is_false((pcall(client.fetch_all, client, value)))
     end
@@ -263,7 +263,7 @@ describe("a wrong list", function()
     end)
   end
 
-  it("raises with the number of the first wrong one, be it the last", function()
+  it("raises with the number of the first wrong one, even if that is the last", function()
     local requests = make_requests(50)
     requests[50].scop = "a"
     assert_refused(requests, "request 50")
@@ -271,12 +271,12 @@ describe("a wrong list", function()
     assert_refused(requests, "request 20")
   end)
 
-  it("raises when it has a gap", function()
+  it("raises an error if it has a gap", function()
     assert_refused({ {}, nil, {} }, "request 2")
     assert_refused({ [1] = {}, [2] = {}, [2 ^ 30] = {} }, "request 3")
   end)
 
-  it("raises when it is a single request", function()
+  it("raises an error if it is a single request", function()
     assert_refused(make_requests(1)[1])
   end)
 end)
@@ -312,7 +312,7 @@ describe("a request that fails", function()
     end)
   end
 
-  it("fails alone among others under way", function()
+  it("fails alone among others in progress", function()
     local client = open { parallel = 8 }
     stub:plan({ delay = { before = 0.1 }, times = 3 },
       { status = 403, body = '{"errors":[{"code":"DENIED","message":"not you"}]}' })
@@ -340,7 +340,7 @@ describe("a request that fails", function()
     client:close()
   end)
 
-  it("is in its place when all fail", function()
+  it("has its error at its own index if all fail", function()
     local client = open_plain()
     stub:plan { status = 403, times = "forever" }
     local tokens, errors = client:fetch_all(make_requests(30))
@@ -350,14 +350,14 @@ describe("a request that fails", function()
     client:close()
   end)
 
-  it("has nobody to talk to, like all the others", function()
+  it("cannot connect, like all the others", function()
     local client = open { port = stub.ports.refuse }
     local tokens, errors = client:fetch_all(make_requests(5))
     for n = 1, 5 do check_error("connect", tokens, errors, n) end
     client:close()
   end)
 
-  it("does not believe a certificate, like all the others", function()
+  it("does not accept a certificate, like all the others", function()
     local client = open { port = stub.ports.unknown_ca, retries = 2 }
     local tokens, errors = client:fetch_all(make_requests(5))
     for n = 1, 5 do assert.equal(1, check_error("tls", tokens, errors, n).attempts) end
@@ -366,7 +366,7 @@ describe("a request that fails", function()
 end)
 
 describe("retries", function()
-  it("are each request's own", function()
+  it("are counted for each request", function()
     local client = open_plain { retries = 2, parallel = 8 }
     stub:plan { status = 503, times = 6 }
     assert_own_tokens(20, client:fetch_all(make_requests(20)))
@@ -389,7 +389,7 @@ describe("retries", function()
     client:close()
   end)
 
-  it("of one do not hold up the others", function()
+  it("of one do not delay the others", function()
     timing.try(function(scale) -- the machine is to serve eleven requests in this time
       stub:reset()
       local client = open_plain { retries = 1, parallel = 2, timeout = 300 }
@@ -403,7 +403,7 @@ describe("retries", function()
     end)
   end)
 
-  it("go on after connections are reset in the midst", function()
+  it("continue after connections are reset in the middle", function()
     local client = open_plain { retries = 3, parallel = 8 }
     stub:plan({ times = 10 }, { raw = "", ["end"] = "reset", times = 5 }, { times = 5 },
       { cut = 200, ["end"] = "reset", times = 3 })
@@ -411,14 +411,14 @@ describe("retries", function()
     client:close()
   end)
 
-  it("go on after the streams of a connection are reset", function()
+  it("continue after the streams of a connection are reset", function()
     local client = open { retries = 3, parallel = 8, http_version = "2" }
     stub:plan({ times = 10 }, { ["end"] = "reset", times = 5 })
     assert_own_tokens(60, client:fetch_all(make_requests(60)))
     client:close()
   end)
 
-  it("are none: a reset connection is its request's failure", function()
+  it("are none with retries = 0: a reset connection fails its request", function()
     local client = open_plain { parallel = 8 }
     stub:plan { raw = "", ["end"] = "reset", times = 4 } -- all on new connections
     local tokens, errors = client:fetch_all(make_requests(30))
@@ -428,7 +428,7 @@ describe("retries", function()
   end)
 end)
 
-describe("the limit in time", function()
+describe("the time limit", function()
   it("bounds each request", function()
     timing.try(function(scale)
       local limit = 0.25 * scale
@@ -445,7 +445,7 @@ describe("the limit in time", function()
     end)
   end)
 
-  it("is not over all of them together", function()
+  it("does not apply to all of them together", function()
     timing.try(function(scale)
       stub:reset()
       local client = open_plain { timeout = 0.5 * scale, parallel = 2 }
@@ -455,7 +455,7 @@ describe("the limit in time", function()
     end)
   end)
 
-  it("bounds streams, and leaves their connection", function()
+  it("bounds streams, and keeps their connection", function()
     timing.try(function(scale)
       stub:reset()
       local client = open { timeout = 0.5 * scale, parallel = 4, http_version = "2" }
@@ -468,7 +468,23 @@ describe("the limit in time", function()
     end)
   end)
 
-  it("is a request's own from when it begins", function()
+  it("does not go on over a connection of streams that has swallowed them all", function()
+    timing.try(function(scale)
+      stub:reset()
+      local client = open { timeout = 0.5 * scale, parallel = 4, retries = 0, http_version = "2" }
+      assert(client:fetch())
+      stub:plan { delay = { before = 600 }, times = 4 }
+      local tokens, errors = client:fetch_all(make_requests(12))
+      client:close()
+      assert.equal(4, (count_failed(12, tokens, errors)))
+      for n in pairs(errors) do
+        assert.is_true(errors[n].code == "timeout" or errors[n].code == "network", errors[n].code)
+      end
+      assert.equal(2, stub:accepted().https)
+    end)
+  end)
+
+  it("starts for each request when the request begins", function()
     local client = open_plain { timeout = 0.2, parallel = 1 }
     stub:plan { delay = { before = 600 }, times = "forever" }
     local before = testkit.monotonic()
@@ -518,7 +534,7 @@ describe("a client after fetch_all", function()
     end
   end)
 
-  it("takes up the connections that it has", function()
+  it("reuses its connections", function()
     local client = open { parallel = 4 }
     assert(client:fetch())
     for _ = 1, 5 do assert_own_tokens(12, client:fetch_all(make_requests(12))) end
@@ -575,10 +591,10 @@ describe("the memory of libcurl", function()
     return most
   end
 
-  -- Each handle of libcurl is some kilobytes, so that a few hundred that stay behind are well above what is allowed.
+  -- Each handle of libcurl takes some kilobytes, so a few hundred that are not freed would far exceed the limit.
   for _, size in ipairs(SIZES) do
     for _, version in ipairs { "1.1", "2" } do
-      it(("grows with what is under way, not with %d requests, with HTTP/%s%s"):format(3 * size[1], version, size[2]),
+      it(("grows with requests in progress, not with %d requests, HTTP/%s%s"):format(3 * size[1], version, size[2]),
         function()
           local client = open { parallel = 8, http_version = version }
           stub:plan { token = "abc.def-123", times = "forever" }
@@ -594,7 +610,7 @@ describe("the memory of libcurl", function()
     end
   end
 
-  it("is given back when the client is closed", function()
+  it("is freed when the client is closed", function()
     local function work()
       local client = open { parallel = 8 }
       client:fetch_all(make_requests(30))
@@ -607,7 +623,7 @@ describe("the memory of libcurl", function()
   end)
 end)
 
-it("a process's memory does not grow from one fetch_all to the next #deep", function()
+it("of the process does not grow from one fetch_all to the next #deep", function()
   if slow then return pending "sanitizers and valgrind hold freed memory back" end
   local client = open { parallel = 16 }
   stub:plan { token = "abc.def-123", times = "forever" }
@@ -651,7 +667,7 @@ describe("in its process a client", function()
       ]]):format(version) }
       await_requests(26)
       testkit.kill(child.pid, "INT")
-      await_requests(27) -- the second fetch_all goes out, while the stub goes on holding the first
+      await_requests(27) -- the second fetch_all is sent while the stub still holds the first
       local how, status, output = child.wait()
       assert.matches("false.*interrupted!", output)
       assert.matches("again: 40 nil", output, 1, true)
@@ -694,7 +710,7 @@ describe("in its process a client", function()
     client:close()
   end)
 
-  it("is not used from within its own fetch_all", function()
+  it("refuses to be used from within its own fetch_all", function()
     local client = open()
     local problem
     debug.sethook(function()

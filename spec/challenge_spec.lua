@@ -1,10 +1,10 @@
--- icptoken.challenge: what a registry asks for in its WWW-Authenticate header, and how it gets it.
+-- icptoken.challenge: what a registry asks for in its WWW-Authenticate header, and that a token for it is accepted.
 
 local cases = require "support.cases"
 local http = require "socket.http"
 local icptoken = require "icptoken"
 local registry_server = require "support.registry"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local slow = os.getenv "ICPTOKEN_VALGRIND" or os.getenv "ICPTOKEN_SANITIZED"
 local MEGABYTE = 2 ^ 20
@@ -39,12 +39,12 @@ describe("a challenge #short", function()
     { "with names in any case", [[BeArEr Realm="a",SERVICE="b"]], short },
     { "without quotes", "Bearer realm=a,service=b", short },
     { "with spaces behind commas", [[Bearer realm="a", service="b"]], short },
-    { "with white space wherever it may be", "\t Bearer \t realm \t=\t \"a\" \t,\t service = b \t", short },
+    { "with white space wherever it is permitted", "\t Bearer \t realm \t=\t \"a\" \t,\t service = b \t", short },
     { "with empty elements", [[, ,Bearer realm="a",, ,	,service="b",,]], short },
     { "with a comma at once behind the scheme", [[Bearer ,realm="a",service="b"]], short },
     { "without parameters", "Bearer", {} },
     { "without parameters among others", "Basic realm=x, Bearer, Negotiate", {} },
-    { "with parameters that nobody asked for", [[Bearer x="1",realm="a",charset=UTF-8,service="b",realm2="c"]], short },
+    { "with unknown parameters", [[Bearer x="1",realm="a",charset=UTF-8,service="b",realm2="c"]], short },
     { "with empty values", [[Bearer realm="",service=""]], { realm = "", service = "" } },
     { "with escaped quotes", [[Bearer realm="say \"a\", service=\"c\"",service="b"]],
       { realm = [[say "a", service="c"]], service = "b" } },
@@ -59,7 +59,7 @@ describe("a challenge #short", function()
     { "without commas", [[Bearer realm="a" service="b"]], short },
     { "without commas and quotes", "Bearer realm=a service=b", short },
     { "without commas, behind Basic", [[Basic realm="x" Bearer realm="a" service="b"]], short },
-    { "with the end of its line", "Bearer realm=\"a\",service=\"b\"\r\n", short },
+    { "with its line end", "Bearer realm=\"a\",service=\"b\"\r\n", short },
     { "behind a Basic whose realm is broken", [[Basic realm=/, Bearer realm="a",service="b"]], short },
     { "behind a Basic whose second parameter is broken",
       [[Basic realm="x", charset=/, Bearer realm="a",service="b"]], short },
@@ -72,7 +72,8 @@ describe("a challenge #short", function()
     { "behind one without parameters", [[Negotiate, Bearer realm="a",service="b"]], short },
     { "behind token68", [[Negotiate YWJj/+-._~==, Bearer realm="a",service="b"]], short },
     { "before token68", [[Bearer realm="a",service="b", Negotiate YWJj==]], short },
-    { "behind one that speaks of it", [[Digest realm="Bearer realm=\"no\", service=no", Bearer realm="a",service="b"]],
+    { "after one that contains its name",
+      [[Digest realm="Bearer realm=\"no\", service=no", Bearer realm="a",service="b"]],
       short },
     { "behind one whose parameter has its name", [[Digest bearer="x", Bearer realm="a",service="b"]], short },
     { "as the first of two", [[Bearer realm="a",service="b", Bearer realm="c",service="d",scope="e"]], short },
@@ -83,7 +84,7 @@ describe("a challenge #short", function()
     it(case[1], function() assert.same(case[3], read(case[2])) end)
   end
 
-  -- what stands in it twice, or is of no form that RFC 7235 knows
+  -- a parameter twice, or a form that RFC 7235 does not permit
   for _, value in ipairs {
     [[Bearer realm="a",realm="b"]], [[Bearer realm="a",REALM="a"]], [[Bearer realm=a,service=b,scope=c,service=b]],
     [[Bearer realm="a]], [[Bearer realm="a\"]], [[Bearer realm="a\]],
@@ -108,13 +109,13 @@ describe("a challenge #short", function()
     end)
   end
 
-  it("is a string, or it raises", function()
+  it("must be a string", function()
     for _, value in ipairs { 1, true, {}, print } do assert.is_false((pcall(icptoken.challenge, value))) end
     assert.is_false((pcall(icptoken.challenge)))
     assert.is_false((pcall(icptoken.challenge, nil)))
   end)
 
-  it("of a long and hostile kind is read quickly or refused", function()
+  it("that is long and hostile is read quickly or refused", function()
     local function repeated(front, piece, back)
       return front .. piece:rep(math.ceil(MEGABYTE / #piece)) .. (back or "")
     end
@@ -128,10 +129,10 @@ describe("a challenge #short", function()
       repeated("Bearer ", " =", "\""), repeated("Bearer realm", " ", "=a"), repeated("Bearer realm=a", " ,"),
       repeated("", "Negotiate YWJj==,"), repeated("", "a b=\"" .. ("x"):rep(1000) .. "\","),
     } do
-      local before = os.clock() -- of the processor: what else the machine does does not count
+      local before = os.clock() -- CPU time, so that other load of the machine does not count
       local challenge, message, code = icptoken.challenge(value)
       local seconds = os.clock() - before
-      -- to look at each byte again for each byte would take 10^12 steps
+      -- a quadratic algorithm would take 10^12 steps
       assert.is_true(seconds < 30, ("case %d took %.2f s"):format(i, seconds))
       if not challenge then
         assert.equal("invalid_response", code)
@@ -153,7 +154,7 @@ describe("a challenge #short", function()
     end
   end
 
-  it("of random pieces gives a table of strings or is refused", function()
+  it("of random pieces returns a table of strings or is refused", function()
     local random = make_random()
     local pieces = { "Bearer", "Basic", "realm", "service", "scope", "error", "=", "=", ",", ",", " ", "\t", '"', '"',
       "\\", "a", "YWJj==", "\0", "\255", ":" }
@@ -232,13 +233,13 @@ describe("a client with a challenge", function()
   end)
   after_each(function() client:close() end)
 
-  -- the realm is a listener of the stub's, which would notice
+  -- the realm is a listener of the stub, whose log would show a request
   local function make_challenge(rest)
     return read(('Bearer realm="http://127.0.0.1:%d/token?x=y"%s'):format(stub.ports.http, rest))
   end
 
   for _, method in ipairs { "token", "fetch" } do
-    it("asks its own endpoint for what the challenge names, by " .. method, function()
+    it("requests what the challenge names from its own endpoint, by " .. method, function()
       local challenge = make_challenge [[,service="token-service",scope="repository:a/b:pull,push",error="x"]]
       local token = assert(client[method](client, challenge))
       local claims = icptoken.decode(token.token).claims
@@ -248,7 +249,7 @@ describe("a client with a challenge", function()
       assert.same({ "repository:a/b:pull,push" }, stub:last().query.scope)
       assert.is_nil(stub:last().query.realm)
       assert.is_nil(stub:last().query.error)
-      assert.same({ https = 1 }, stub:accepted()) -- nobody went to the realm
+      assert.same({ https = 1 }, stub:accepted()) -- no request was sent to the realm
     end)
 
     it("splits several scopes at spaces, by " .. method, function()
@@ -258,7 +259,7 @@ describe("a client with a challenge", function()
     end)
   end
 
-  it("caches its token beside those of requests that ask for the same", function()
+  it("shares its cached token with requests that ask for the same", function()
     local challenge = make_challenge [[,service="s",scope="a:b:c d:e:f"]]
     local token = assert(client:token(challenge))
     local again, _, source = client:token { service = "s", scope = { "d:e:f", "a:b:c" } }
@@ -268,7 +269,7 @@ describe("a client with a challenge", function()
     assert.equal("cached", (select(3, client:token(challenge))))
   end)
 
-  it("raises for one whose values cannot be sent", function()
+  it("raises an error for one whose values cannot be sent", function()
     for _, name in ipairs { "service", "scope", "realm", "error" } do
       assert.is_false((pcall(client.token, client, { [name] = "a\n" })))
       assert.is_false((pcall(client.token, client, { [name] = 1 })))
@@ -295,19 +296,19 @@ describe("a client with a challenge", function()
     end
 
     for _, path in ipairs { "/v2/_catalog", "/v2/", "/v2/team/app/tags/list" } do
-      it("gets in with a token for it: " .. path, function()
+      it("grants access with a token for it: " .. path, function()
         local status, value = ask(path)
         assert.equal(401, status)
         local challenge = read(value)
         assert.equal("token-service", challenge.service)
         local token = assert(client:token(challenge))
         status, value = ask(path, token.token)
-        assert.equal(path:find "team" and 404 or 200, status, value) -- 404: let in, and nothing is there
+        assert.equal(path:find "team" and 404 or 200, status, value) -- 404: allowed, but the repository does not exist
         assert.equal("cached", (select(3, client:token(challenge))))
       end)
     end
 
-    it("is told of a token that does not do", function()
+    it("reports a token that is not sufficient", function()
       local token = assert(client:token { service = "another", scope = "registry:catalog:*" })
       local status, value = ask("/v2/_catalog", token.token)
       assert.equal(401, status)
@@ -315,5 +316,24 @@ describe("a client with a challenge", function()
       assert.equal("invalid_token", challenge.error)
       assert.equal(200, (ask("/v2/_catalog", assert(client:token(challenge)).token)))
     end)
+  end)
+end)
+
+describe("a value whose quotes are never closed", function()
+  local QUOTES = 60000
+
+  local function measure(piece)
+    local before = os.clock()
+    local challenge = icptoken.challenge('Bearer realm="x", Basic a="' .. piece:rep(QUOTES))
+    assert.equal("x", challenge.realm)
+    return os.clock() - before
+  end
+
+  it("takes about as long as any other of its length", function()
+    local control = measure "xy"
+    for _, piece in ipairs { '\\"', ',\\"', 'a=\\",' } do
+      local seconds = measure(piece)
+      assert.is_true(seconds < 50 * control + 0.1, ("%q: %.2f s, and %.3f s"):format(piece, seconds, control))
+    end
   end)
 end)

@@ -1,8 +1,8 @@
--- Another module may stand under the name of cjson: whatever it returns or raises, the process goes on, and what goes
--- wrong is told. Each case runs in a process of its own.
+-- Another module may be installed under the name of cjson: whatever it returns or raises, the process goes on, and the
+-- failure is reported. Each case runs in a process of its own.
 local cases = require "support.cases"
 local interpreter = require "support.interpreter"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
 describe("with another module under the name of cjson", function()
   local icp
@@ -50,7 +50,7 @@ describe("with another module under the name of cjson", function()
     ]]
   end)
 
-  it("cjson.safe's refusal is told as cjson's is", function()
+  it("cjson.safe's refusal is reported like cjson's", function()
     local body = [[
       local function failure(...)
         local token, message, code = icptoken.fetch(...)
@@ -68,7 +68,7 @@ describe("with another module under the name of cjson", function()
     assert.matches('it begins: {"token":', known, 1, true)
   end)
 
-  it("a refusal whose body it cannot read is told with a sample", function()
+  it("a refusal whose body it cannot read is reported with a sample", function()
     icp:plan { status = 403, body = '{"errors":', times = "forever" }
     run [[
       package.loaded.cjson = require "cjson.safe"
@@ -85,7 +85,7 @@ describe("with another module under the name of cjson", function()
     { "a table with a function in it", "return { token = 'a', id_token = 'a', f = print }" },
     { "a table with itself in it", "local t = { token = 'a', id_token = 'a' } t.t = t return t" },
     { "a table of great depth", "local t = {} local top = t for _ = 1, 1e5 do t.t = {} t = t.t end return top" },
-    { "a table with a number that is none", "return { token = 'a', id_token = 'a', n = 0 / 0 }" },
+    { "a table with a NaN", "return { token = 'a', id_token = 'a', n = 0 / 0 }" },
   }
   for _, case in ipairs(returned) do
     it(case[1] .. " that it returns is refused", function()
@@ -114,7 +114,7 @@ describe("with another module under the name of cjson", function()
     ]]
   end)
 
-  it("what it does with the client meanwhile raises, and the client works afterwards", function()
+  it("its use of the client raises an error, and the client works afterwards", function()
     run [[
       local client, tries, decode = nil, {}, require "cjson".decode
       local icptoken = replace(function(text)
@@ -133,7 +133,7 @@ describe("with another module under the name of cjson", function()
 
   for _, value in ipairs { "true", "'cjson'", "{}", "{ new = 1 }", "{ new = function() end }",
     "{ new = function() return {} end }", "setmetatable({}, { __index = error })" } do
-    it("that is " .. value .. ", require raises and says so", function()
+    it("that is " .. value .. ", require raises an error that says so", function()
       local output = run(([[
         package.loaded.cjson = %s
         local ok, message = pcall(require, "icptoken")

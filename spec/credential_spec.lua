@@ -1,8 +1,8 @@
--- A function as the credential: when it is called, what comes of what it returns or raises, and what it may do.
+-- A function as the credential: when it is called, how its results and errors are handled, and what it may do.
 
 local cases = require "support.cases"
 local icptoken = require "icptoken"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
@@ -15,7 +15,7 @@ setup(function() stub = stub_client.share() end)
 teardown(function() stub:stop() end)
 before_each(function() stub:reset() end)
 
--- A client over plain http, which spares handshakes.
+-- A client over plain http, which avoids handshakes.
 local function open(id_token, changes)
   local options = { id_token = id_token, timeout = 20, retries = 0,
     url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }
@@ -23,7 +23,7 @@ local function open(id_token, changes)
   return icptoken.new(options)
 end
 
--- A client whose function gives the stub's ID token, and a function that tells how often it was called.
+-- A client whose function returns the stub's ID token, and a function that returns how often it was called.
 local function open_counting(changes)
   local calls = 0
   local client = open(function()
@@ -34,21 +34,21 @@ local function open_counting(changes)
 end
 
 describe("an id_token function", function()
-  it("gives the ID token that is sent", function()
+  it("returns the ID token that is sent", function()
     local client = open(function() return stub.id_token end)
     assert(client:fetch())
     assert.equal("Bearer " .. stub.id_token, stub_client.header(stub:last(), "Authorization"))
     client:close()
   end)
 
-  it("may give it with white space and a leading Bearer", function()
+  it("may return it with white space and a leading Bearer", function()
     local client = open(function() return " Bearer " .. stub.id_token .. "\n" end)
     assert(client:fetch())
     assert.equal("Bearer " .. stub.id_token, stub_client.header(stub:last(), "Authorization"))
     client:close()
   end)
 
-  it("may give another one each time", function()
+  it("may return another one each time", function()
     local given = {}
     local client = open(function()
       given[#given + 1] = ("abc%d"):format(#given)
@@ -72,7 +72,7 @@ describe("an id_token function", function()
     client:close()
   end)
 
-  it("serves icptoken.fetch", function()
+  it("works with icptoken.fetch", function()
     local calls = 0
     assert(icptoken.fetch(cases.options(stub, { id_token = function()
       calls = calls + 1
@@ -107,7 +107,7 @@ describe("an id_token function", function()
 end)
 
 describe("an id_token function is called", function()
-  it("once a fetch, and not before", function()
+  it("once for each fetch, and not before", function()
     local client, count = open_counting()
     assert.equal(0, count())
     for n = 1, 3 do
@@ -131,7 +131,7 @@ describe("an id_token function is called", function()
     client:close()
   end)
 
-  it("once a client:token, for a cached token as well", function()
+  it("once for each client:token, also for a cached token", function()
     local client, count = open_counting()
     assert.equal("fresh", (select(3, client:token())))
     assert.equal(1, count())
@@ -154,7 +154,7 @@ describe("an id_token function is called", function()
     client:close()
   end)
 
-  it("not when the request brings its own credential", function()
+  it("not if the request has its own credential", function()
     local client, count = open_counting()
     assert(client:fetch { id_token = stub.id_token })
     assert(client:fetch { username = stub.username, password = stub.password })
@@ -164,7 +164,7 @@ describe("an id_token function is called", function()
     client:close()
   end)
 
-  it("not when the request is wrong or the client closed", function()
+  it("not if the request is wrong or the client closed", function()
     local client, count = open_counting()
     assert.is_false((pcall(client.fetch, client, { scop = "a" })))
     assert.is_false((pcall(client.fetch_all, client, { {}, { scop = "a" } })))
@@ -176,7 +176,7 @@ describe("an id_token function is called", function()
   end)
 end)
 
--- The ways to come to the function.
+-- The ways in which the function is called.
 local CALLS = {
   fetch = function(client) return client:fetch() end,
   token = function(client) return client:token() end,
@@ -185,7 +185,7 @@ local CALLS = {
 
 for name, call in pairs(CALLS) do
   describe("an id_token function under " .. name, function()
-    -- Calls with a function that does this once, and shows that the client is as good as new afterwards.
+    -- Calls with a function that does this once, and checks that the client works as before afterwards.
     local function call_with(behave)
       local calls = 0
       local client = open(function()
@@ -233,7 +233,7 @@ for name, call in pairs(CALLS) do
       assert.is_true(#message < 1000)
     end)
 
-    it("may say so with a token in its words", function()
+    it("may say so in a message that contains a token", function()
       local message = fail_with(function() return nil, "refused " .. stub.id_token .. " by the vault" end)
       assert.matches("by the vault", message, 1, true)
       assert.not_matches(stub.id_token:sub(-40), message, 1, true)
@@ -246,7 +246,7 @@ for name, call in pairs(CALLS) do
       ["nil and a number"] = function() return nil, 5 end, ["nil and a table"] = function() return nil, {} end,
       ["false and a message"] = function() return false, "no" end,
     } do
-      it("is at fault when it returns " .. what, function()
+      it("fails if it returns " .. what, function()
         local message = fail_with(behave)
         assert.matches("id_token function", message, 1, true)
         assert.matches("string", message, 1, true)
@@ -256,25 +256,25 @@ for name, call in pairs(CALLS) do
     for what, text in pairs { ["null"] = "null", ["none"] = " None\n", ["undefined"] = "Bearer undefined",
       ["an object"] = "[object Object]", ["nothing"] = "", ["white space"] = " \n", ["two words"] = "two words",
       ["a NUL"] = "abc\0", ["a line break inside"] = "abc\r\nX: y", ["Basic"] = "Basic abc" } do
-      it("is at fault when it returns a string of " .. what, function()
+      it("fails if it returns a string of " .. what, function()
         assert.matches("id_token function", fail_with(function() return text end), 1, true)
       end)
     end
 
-    it("raises a table, which arrives as it is", function()
+    it("may raise a table, which is passed on unchanged", function()
       local problem = setmetatable({}, { __tostring = function() return "told" end })
       local ok, got = call_with(function() error(problem) end)
       assert.is_false(ok)
       assert.is_true(rawequal(problem, got))
     end)
 
-    it("raises a string, which arrives as it is", function()
+    it("may raise a string, which is passed on unchanged", function()
       local ok, got = call_with(function() error("any bytes\0\n\255", 0) end)
       assert.is_false(ok)
       assert.equal("any bytes\0\n\255", got)
     end)
 
-    it("raises nothing, false or a function", function()
+    it("may raise nil, false or a function", function()
       for _, problem in ipairs { false, print } do
         local ok, got = call_with(function() error(problem) end)
         assert.is_false(ok)
@@ -283,7 +283,7 @@ for name, call in pairs(CALLS) do
       assert.is_false((call_with(function() error(nil) end)))
     end)
 
-    it("raises an error of Lua's own", function()
+    it("may raise an error of Lua itself", function()
       local ok, got = call_with(function() return #nil end)
       assert.is_false(ok)
       assert.matches("attempt to get length", got, 1, true)
@@ -331,7 +331,7 @@ for name, call in pairs(CALLS) do
       other:close()
     end)
 
-    it("may use another client with a function, and that another", function()
+    it("may use another client with a function, which uses a third one", function()
       local innermost = open_counting()
       local inner = open(function() return innermost:fetch() and stub.id_token end)
       local client = open(function() return inner:fetch() and stub.id_token end)
@@ -374,7 +374,7 @@ for name, call in pairs(CALLS) do
         end)
       end
 
-      it("gets its statistics and its name", function()
+      it("may read its statistics and its name", function()
         local client, stats, shown
         client = open(function()
           stats, shown = client:stats(), tostring(client)
@@ -395,7 +395,7 @@ for name, call in pairs(CALLS) do
           testkit.sleep(limit * 1.5)
           return stub.id_token
         end, { timeout = limit })
-        stub:plan { delay = { before = 0.05 }, times = "forever" } -- more than what is left to a limit that has passed
+        stub:plan { delay = { before = 0.05 }, times = "forever" } -- more than is left of a limit that has passed
         local first, second = call(client)
         client:close()
         assert.is_table(first)
@@ -403,7 +403,7 @@ for name, call in pairs(CALLS) do
       end)
     end)
 
-    it("leaves the limit in time to the rest", function()
+    it("leaves the whole time limit to the request", function()
       local client = open(function()
         testkit.sleep(0.2)
         return stub.id_token
@@ -440,19 +440,19 @@ describe("an id_token function while a token is renewed", function()
     return kept, token, second, third
   end
 
-  it("may fail: the old token is handed out", function()
+  it("may fail: the old token is returned", function()
     local kept, token, _, source = renew(function() return nil, "no" end)
     assert.equal("stale", source)
     assert.equal(kept, token)
   end)
 
-  it("is called: a new token is handed out", function()
+  it("is called: a new token is returned", function()
     local kept, token, _, source = renew(function() return stub.id_token end)
     assert.equal("fresh", source)
     assert.are_not.equal(kept.token, token.token)
   end)
 
-  it("may forget the old token and fail: there is a token, or an error that says why not", function()
+  it("may invalidate the old token and fail: the result is a token, or an error with the reason", function()
     local _, token, message, third = renew(function(client, kept)
       pcall(client.invalidate, client, kept.token)
       return nil, "no"
@@ -465,7 +465,7 @@ describe("an id_token function while a token is renewed", function()
     end
   end)
 
-  it("may forget the old token and give a new one", function()
+  it("may invalidate the old token and return a new one", function()
     local kept, token, _, source = renew(function(client, kept)
       pcall(client.invalidate, client, kept.token)
       return stub.id_token
@@ -485,13 +485,13 @@ describe("the option id_token", function()
     end
   end)
 
-  it("is one credential, also as a function", function()
+  it("counts as one credential, also as a function", function()
     local ok, message = pcall(icptoken.new, { host = "a", id_token = print, anonymous = true })
     assert.is_false(ok)
     assert.matches("more than one credential", message, 1, true)
   end)
 
-  it("of a request is no function", function()
+  it("of a request must not be a function", function()
     local client = open_counting()
     local ok, message = pcall(client.fetch, client, { id_token = print })
     assert.is_false(ok)

@@ -1,5 +1,5 @@
--- examples/daemon.lua over tokens of 10 seconds, while its endpoint is stopped and started again: every token it is
--- handed is judged by the end that stands in it, on the clock of the stub, which is this machine's.
+-- examples/daemon.lua with tokens of 10 seconds, while its endpoint is stopped and started again: every token that it
+-- gets is judged by the expiry in the token itself, on the clock of the stub, which is this machine's.
 
 local cjson = require "cjson"
 local interpreter = require "support.interpreter"
@@ -17,23 +17,24 @@ end
 local SECONDS = 10
 local PATIENCE = 300
 
--- The daemon as it is, with a client that is watched. In its last second a token need not be handed out: the times in
--- a JWT and a Date header are cut to whole seconds, so that nobody can tell how much of it is left.
+-- The daemon as it is, with a client that is watched. In its last second a token need not be returned: the times in
+-- a JWT and a Date header are cut to whole seconds, so the exact time that is left is not known.
 local WATCHED = [[
 local icptoken = require "icptoken"
 local socket = require "socket"
 local new = icptoken.new
 
 local function watch(client)
-  local watched, ends = {}, 0
-  -- The process may be held up at any time, so a token is judged by the time before the call, its lack by that after.
+  local watched, expires_at = {}, 0
+  -- The process may be delayed at any time, so a token is judged by the time before the call, and a failure by the time
+  -- after it.
   local function judge(before, token, ...)
     local after = socket.gettime()
     if token then
-      ends = icptoken.decode(token.token).claims.exp
-      if before >= ends then print(("WRONG: a token that ended %.3f s ago"):format(before - ends)) end
-    elseif after < ends - 1 then
-      print(("WRONG: none, %.3f s before the end of the last"):format(ends - after))
+      expires_at = icptoken.decode(token.token).claims.exp
+      if before >= expires_at then print(("WRONG: a token that expired %.3f s ago"):format(before - expires_at)) end
+    elseif after < expires_at - 1 then
+      print(("WRONG: no token, %.3f s before the last one expires"):format(expires_at - after))
     end
     return token, ...
   end
@@ -46,7 +47,7 @@ function icptoken.new(options) return watch(new(options)) end
 dofile "examples/daemon.lua"
 ]]
 
--- Calls until it gives something true.
+-- Calls until it returns something true.
 local function wait_until(what, try)
   local deadline = testkit.monotonic() + PATIENCE
   repeat
@@ -57,7 +58,7 @@ local function wait_until(what, try)
   error(what() .. " did not happen", 2)
 end
 
--- The first line of a file once it is whole.
+-- The first line of a file once it is complete.
 local function read_line(path)
   local file = assert(io.open(path, "r"))
   local line = file:read "*a":match "^([^\n]*)\n"
@@ -68,11 +69,12 @@ end
 describe("the daemon of the examples", function()
   local directory, stub
 
-  -- One try to start a stub on the port (any, when it is 0) that keeps its files where the last one had them.
+  -- Tries once to start a stub on the port (0 for any) that uses the files of the previous one.
   local function try_start(port)
     local said = os.tmpname()
     local pid = assert(testkit.spawn { "luajit", "stub/icp.lua", "--controlled", "--dir", directory,
-      "--port", tostring(port), stdin = "/dev/null", stdout = said, stderr = "/dev/null",
+      "--port", tostring(port), "--lifetime", tostring(SECONDS), stdin = "/dev/null", stdout = said,
+      stderr = "/dev/null",
       env = { LD_PRELOAD = false, LUA_PATH = false, LUA_CPATH = false, LUA_INIT = false } })
     local ended
     local line = wait_until(function() return "the start of the stub" end, function()
@@ -80,7 +82,7 @@ describe("the daemon of the examples", function()
       return ended or read_line(said)
     end)
     os.remove(said)
-    if ended then return nil end -- somebody else has the port for a moment
+    if ended then return nil end -- another process uses the port at the moment
     local ready = cjson.decode(line)
     ready.process = pid
     return ready
@@ -90,8 +92,6 @@ describe("the daemon of the examples", function()
     stub = wait_until(function() return "the start of the stub" end, function() return try_start(port or 0) end)
     stub.port = ("%d"):format(stub.port) -- cjson's numbers are floats
     stub.connection = assert(socket.connect("127.0.0.1", ("%d"):format(stub.control)))
-    assert(stub.connection:send(cjson.encode { ["do"] = "set", expires_in = SECONDS } .. "\n"))
-    assert(stub.connection:receive "*l")
   end
 
   local function stop_stub()
@@ -116,24 +116,24 @@ describe("the daemon of the examples", function()
     os.execute("rm -rf " .. interpreter.quote(directory))
   end)
 
-  it("says where its token comes from, and ends in its time", function()
-    timing.try(function(scale) -- the time is to be enough for two tokens, and too short for a third
+  it("prints where its token comes from, and exits in time", function()
+    timing.try(function(scale) -- the time must suffice for two tokens, but not for a third
       local daemon = start_daemon('dofile "examples/daemon.lua"', tostring(0.5 * scale))
       local how, status, output = daemon.wait(PATIENCE)
       assert.same({ "exited", 0 }, { how, status }, output)
-      assert.matches("^%d%d:%d%d:%d%d\tfresh\tgood until %d%d:%d%d:%d%d\n"
-        .. "%d%d:%d%d:%d%d\tcached\tgood until %d%d:%d%d:%d%d\n$", output)
+      assert.matches("^%d%d:%d%d:%d%d\tfresh\tvalid until %d%d:%d%d:%d%d\n"
+        .. "%d%d:%d%d:%d%d\tcached\tvalid until %d%d:%d%d:%d%d\n$", output)
     end)
   end)
 
-  it("says how to use it", function()
+  it("prints how to use it", function()
     local ok, status, output = interpreter.run { script = "examples/daemon.lua", args = { "localhost" } }
     assert.is_false(ok)
     assert.equal(2, status)
     assert.matches("^usage: ", output)
   end)
 
-  it("has a token for as long as one is good, and a new one as soon as there is one #deep", function()
+  it("has a token as long as one is valid, and a new one as soon as the endpoint works again #deep", function()
     local daemon = start_daemon(WATCHED)
     local at = 1
 

@@ -2,7 +2,7 @@
 describe("decode", function()
   local icptoken = require "icptoken"
 
-  -- the sample of the source document, which ICP signed in 2017
+  -- the example of the source document, which ICP signed in 2017
   local sample = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiIsImtpZCI6IjZMUDY6SFFJUjozVkg0OlZIUUk6TTRNMjpMSEFWOldGS0M6"
     .. "Mk9aQTpSTjRMOlQ3UUs6RzVLUTpKNkg1In0.eyJpc3MiOiJyZWdpc3RyeS10b2tlbi1pc3N1ZXIiLCJzdWIiOiIiLCJhdWQiOi"
     .. "IiLCJleHAiOjE1MTIwMjEyNjEsIm5iZiI6MTUxMjAxOTQ2MSwiaWF0IjoxNTEyMDE5NDYxLCJqdGkiOiJsYzVkRzVPVTI0anhj"
@@ -27,7 +27,7 @@ describe("decode", function()
     return base64url(header) .. "." .. base64url(claims) .. "." .. (signature or "c2ln")
   end
 
-  it("gives header, claims and signature of ICP's sample", function()
+  it("returns header, claims and signature of ICP's example", function()
     local decoded = assert(icptoken.decode(sample))
     assert.same({ typ = "JWT", alg = "RS256",
       kid = "6LP6:HQIR:3VH4:VHQI:M4M2:LHAV:WFKC:2OZA:RN4L:T7QK:G5KQ:J6H5" }, decoded.header)
@@ -40,14 +40,14 @@ describe("decode", function()
     assert.is_nil(assert(icptoken.decode(sample)).claims.access)
   end)
 
-  it("takes every length of a part", function()
+  it("accepts every length of a part", function()
     for length = 0, 40 do
       local claims = '{"a":"' .. ("x"):rep(length) .. '"}'
       assert.same({ a = ("x"):rep(length) }, assert(icptoken.decode(jwt("{}", claims))).claims)
     end
   end)
 
-  it("takes all bytes that base64url can stand for", function()
+  it("accepts all bytes that base64url can represent", function()
     local text = {}
     for byte = 32, 255 do
       local char = string.char(byte)
@@ -57,7 +57,7 @@ describe("decode", function()
     assert.equal(all, assert(icptoken.decode(jwt("{}", '{"a":"' .. all .. '"}'))).claims.a)
   end)
 
-  it("gives whole numbers as integers", function()
+  it("returns whole numbers as integers", function()
     local claims = assert(icptoken.decode(jwt("{}", '{"exp":1800.0,"list":[1,{"b":2.0}],"half":0.5}'))).claims
     assert.same({ exp = 1800, list = { 1, { b = 2 } }, half = 0.5 }, claims)
     if math.type then
@@ -73,7 +73,7 @@ describe("decode", function()
     end
   end)
 
-  it("takes a token without a signature", function()
+  it("accepts a token without a signature", function()
     assert.equal("", assert(icptoken.decode(jwt('{"alg":"none"}', "{}", ""))).signature)
   end)
 
@@ -83,7 +83,7 @@ describe("decode", function()
     jwt("{}", '{"a":1e999}'), jwt("{}", ""), "AAAAA.e30.x1", "e30.e30.a\0b", "\0", ("{"):rep(10) .. ".e30.",
     jwt("{}", ("["):rep(100)), jwt("{}", '{"a":' .. ("["):rep(100) .. ("]"):rep(100) .. "}"), "é.é.é",
   }
-  it("gives nil and a message for what is no JWT", function()
+  it("returns nil and a message for text that is not a JWT", function()
     for i, text in ipairs(malformed) do
       local decoded, message, code, details = icptoken.decode(text)
       assert.is_nil(decoded, "case " .. i)
@@ -110,13 +110,13 @@ describe("decode", function()
     assert.same({ a = 0, b = 0 }, assert(icptoken.decode(jwt("{}", claims))).claims)
   end)
 
-  it("leaves what looks like a number in a string as it is", function()
+  it("does not change text in a string that looks like a number", function()
     local text = [[1.5,-2.5 \\ \" 3.5]]
     assert.same({ [ [[1.5,-2.5 \ " 3.5]] ] = [[1.5,-2.5 \ " 3.5]] },
       assert(icptoken.decode(jwt("{}", ('{"%s":"%s"}'):format(text, text)))).claims)
   end)
 
-  it("refuses a number that is not written as JSON has it", function()
+  it("refuses a number that is not written as in JSON", function()
     for _, number in ipairs { "01", "1.", ".5", "-", "-.5", "+1", "1e", "1e+", "1.5.2", "1 2", "0x10", "--1", "1.e5",
       "nan", "-inf", "Infinity", "-Infinity", "1-", "1,", "1.5e3.5" } do
       local decoded, message = icptoken.decode(jwt("{}", ('{"a":%s}'):format(number)))
@@ -125,7 +125,7 @@ describe("decode", function()
     end
   end)
 
-  it("raises for what is no string", function()
+  it("raises an error for a value that is not a string", function()
     for _, value in ipairs { 1, true, {} } do assert.is_false((pcall(icptoken.decode, value))) end
     assert.is_false((pcall(icptoken.decode)))
   end)

@@ -4,14 +4,14 @@ local files = require "support.files"
 local mime = require "mime"
 local cases = require "support.cases"
 local icptoken = require "icptoken"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local wall_clock = require "support.wall_clock"
 
 local PATH = "/image-manager/api/v1/auth/token"
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 local ANY_TOKEN = { status = 200, body = '{"token":"any"}', times = "forever" }
-local LARGEST_FILE = 64 * 1024
+local MAX_FILE = 64 * 1024
 
 local stub
 local clients, paths
@@ -26,7 +26,7 @@ local function new_client(changes)
   return client
 end
 
--- Fetches once with these options and gives the request that came.
+-- Fetches once with these options and returns the request that the stub received.
 local function send(changes, request)
   assert(new_client(changes):fetch(request))
   local requests = stub:requests()
@@ -54,7 +54,7 @@ local function make_file(content)
   return path
 end
 
--- Fails with invalid_credential and gives the message.
+-- Fails with invalid_credential and returns the message.
 local function refuse_credential(client)
   return (cases.check_failure("invalid_credential", { stub.id_token }, client:fetch()))
 end
@@ -92,41 +92,41 @@ describe("a request #short", function()
     assert.equal("localhost:" .. stub.port, header(send(), "Host"))
   end)
 
-  it("says who asks", function()
+  it("has a User-Agent", function()
     assert.matches("^icptoken/" .. icptoken._VERSION:gsub("%.", "%%.") .. " libcurl/%d", header(send(), "User-Agent"))
   end)
 
-  it("says who asks in the words of the option", function()
+  it("has the User-Agent of the option", function()
     assert.equal("my gateway/1", header(send { user_agent = "my gateway/1" }, "User-Agent"))
   end)
 
-  it("does not say who asks when the option is empty", function()
+  it("has no User-Agent if the option is empty", function()
     assert.is_nil(header(send { user_agent = "" }, "User-Agent"))
   end)
 
-  it("holds no other header", function()
+  it("contains no other header", function()
     local known = { host = true, authorization = true, accept = true, ["user-agent"] = true,
       ["accept-encoding"] = true }
     for _, each in ipairs(send().headers) do assert.is_true(known[each[1]:lower()], each[1]) end
   end)
 
-  it("is HTTP/1.1 unless it is asked for otherwise", function()
+  it("is HTTP/1.1 by default", function()
     assert.equal("1.1", send().version)
   end)
 
-  it("is HTTP/2 when that is asked for", function()
+  it("is HTTP/2 if that is chosen", function()
     local request = send { http_version = "2", service = "registry" }
     assert.equal("2", request.version)
     assert.equal("Bearer " .. stub.id_token, header(request, "Authorization"))
     assert.same({ service = { "registry" } }, request.query)
   end)
 
-  it("falls back to HTTP/1.1 where the server speaks no HTTP/2", function()
+  it("falls back to HTTP/1.1 if the server does not support HTTP/2", function()
     assert.equal("1.1", send({ http_version = "2", port = stub.ports.h1 }).version)
   end)
 end)
 
--- Each: what, the client's options, the request's, and the query that is to come.
+-- Each: what, the client's options, the request's, and the expected query.
 local QUERIES = {
   { "the service", { service = "token-service" }, nil, { service = { "token-service" } } },
   { "a scope", { scope = "repository:a/b:pull,push" }, nil, { scope = { "repository:a/b:pull,push" } } },
@@ -137,15 +137,15 @@ local QUERIES = {
   { "no scope for an empty string or list", { scope = "" }, { scope = {} }, {} },
   { "the account", { account = "admin" }, nil, { account = { "admin" } } },
   { "the client_id", { client_id = "script" }, nil, { client_id = { "script" } } },
-  { "offline_token when it is true", { offline_token = true }, nil, { offline_token = { "true" } } },
-  { "no offline_token when it is false", { offline_token = false }, nil, {} },
+  { "offline_token if it is true", { offline_token = true }, nil, { offline_token = { "true" } } },
+  { "no offline_token if it is false", { offline_token = false }, nil, {} },
   { "all of them together", { service = "s", scope = "a b", account = "c", client_id = "d", offline_token = true }, nil,
     { service = { "s" }, scope = { "a", "b" }, account = { "c" }, client_id = { "d" }, offline_token = { "true" } } },
-  { "what the request says, where both say something",
+  { "the fields of the request, if both have them",
     { service = "s", scope = "a b", account = "c", client_id = "d", offline_token = true },
     { service = "S", scope = { "A" }, account = "C", client_id = "D", offline_token = false },
     { service = { "S" }, scope = { "A" }, account = { "C" }, client_id = { "D" } } },
-  { "what the client says, where the request says nothing",
+  { "the options of the client, if the request does not have them",
     { service = "s", scope = "a b", account = "c", client_id = "d", offline_token = true }, {},
     { service = { "s" }, scope = { "a", "b" }, account = { "c" }, client_id = { "d" }, offline_token = { "true" } } },
   { "something of both", { service = "s", account = "c" }, { scope = "a" },
@@ -155,7 +155,7 @@ local QUERIES = {
     { service = { "s" }, scope = { "repository:a:pull" } } },
 }
 
--- Each goes into a query and must come out of it the same.
+-- Each is sent in a query, and must be received unchanged.
 local AWKWARD = {
   "a&b=c", "a?b#c", "100% sure", "a+b", "a/b;c,d:e@f", "%41", "\"'<>\\^`{|}", "caf\195\169 \226\130\172",
   "~tilde-dash_under.dot",
@@ -180,7 +180,7 @@ describe("the query", function()
     end)
   end
 
-  it("comes behind the one of the url option", function()
+  it("is appended to that of the url option", function()
     local request = send { host = false, port = false, service = "s",
       url = ("https://localhost:%d%s?tenant=7"):format(stub.port, PATH) }
     assert.same({ tenant = { "7" }, service = { "s" } }, request.query)
@@ -195,13 +195,13 @@ describe("the query", function()
     assert.same({ service = { "s" } }, stub:last().query)
   end)
 
-  it("of a fetch without a client comes from its options", function()
+  it("of icptoken.fetch comes from its options", function()
     assert(icptoken.fetch(options { service = "s", scope = "a b" }))
     assert.same({ service = { "s" }, scope = { "a", "b" } }, stub:last().query)
   end)
 end)
 
--- Each: user, password, and their base64. The second and third stand in RFC 7617.
+-- Each: user, password, and their base64. The second and third are from RFC 7617.
 local USERS = {
   { "admin", "admin", "YWRtaW46YWRtaW4=" },
   { "Aladdin", "open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ==" },
@@ -211,7 +211,7 @@ local USERS = {
   { "a", "?>?>", "YTo/Pj8+" },
 }
 
--- Each: what is around the ID token, in front and behind.
+-- Each: what is around the ID token, before and after it.
 local WRAPPINGS = {
   { "white space", " \t\r\n", "\n" }, { "Bearer in front", "Bearer ", "" }, { "bearer in front", "bearer ", "" },
   { "BEARER in front", "BEARER ", "" }, { "both", "\n  Bearer \t ", " \r\n" },
@@ -261,7 +261,7 @@ describe("the credential", function()
     end
   end)
 
-  it("of the request may stand in for any of the client's", function()
+  it("of the request may replace any kind of the client's", function()
     stub:plan(ANY_TOKEN)
     local of_client = {
       { username = "admin", password = "admin" }, { id_token_file = stub.id_token_file }, { anonymous = true },
@@ -287,7 +287,7 @@ describe("the credential", function()
     local is_good = { ["Bearer " .. id_token] = true, ["Bearer " .. other_id_token] = true,
       ["Bearer logged-in"] = true, [encode(user, right)] = true }
 
-    -- Each: what it is, its options (FILE stands for the path of an ID token file), and what of it arrives.
+    -- Each: what it is, its options (FILE stands for the path of an ID token file), and the header that is received.
     local OF_CLIENT = {
       { "an ID token", { id_token = id_token }, "Bearer " .. id_token },
       { "an ID token that is refused", { id_token = "refused" }, "Bearer refused" },
@@ -336,7 +336,7 @@ describe("the credential", function()
     end
   end
 
-  it("of the client is sent again after a request's own was no good", function()
+  it("of the client is sent again after a request's own was invalid", function()
     local client = new_client()
     cases.check_failure("invalid_credential", {}, client:fetch { id_token = "no good" })
     cases.check_failure("unauthorized", { "refused-token" }, client:fetch { id_token = "refused-token" })
@@ -361,7 +361,7 @@ describe("an ID token file", function()
     assert.equal("Bearer second-token", authorization())
   end)
 
-  it("that comes later is read then", function()
+  it("that is created later is read then", function()
     local path = make_path()
     os.remove(path)
     local client = new_file_client(path)
@@ -371,12 +371,12 @@ describe("an ID token file", function()
   end)
 
   it("may have 64 KiB", function()
-    local padding = (" "):rep(LARGEST_FILE - #stub.id_token)
+    local padding = (" "):rep(MAX_FILE - #stub.id_token)
     assert(new_file_client(make_file(stub.id_token .. padding)):fetch())
     assert.equal("Bearer " .. stub.id_token, authorization())
   end)
 
-  -- Each: what, and a function that makes it and gives its path.
+  -- Each row is a description, and a function that creates the file and returns its path.
   for _, case in ipairs {
     { "is missing", function()
       local path = make_path()
@@ -384,7 +384,7 @@ describe("an ID token file", function()
       return path
     end, "does not exist" },
     { "is larger than 64 KiB", function()
-      return make_file(stub.id_token .. (" "):rep(LARGEST_FILE - #stub.id_token + 1))
+      return make_file(stub.id_token .. (" "):rep(MAX_FILE - #stub.id_token + 1))
     end, "larger than 65536 bytes" },
     { "has 3 GiB, more than 32 bits of an off_t can count", function()
       local path = make_path()
@@ -393,14 +393,14 @@ describe("an ID token file", function()
     end, "larger than 65536 bytes" },
     { "is empty", function() return make_file "" end, "empty" },
     { "is white space", function() return make_file " \n" end, "empty" },
-    { "holds two words", function() return make_file "one two" end, "characters that no bearer token has" },
-    { "has a NUL byte", function() return make_file "one\0two" end, "characters that no bearer token has" },
+    { "contains two words", function() return make_file "one two" end, "characters that a bearer token cannot have" },
+    { "has a NUL byte", function() return make_file "one\0two" end, "characters that a bearer token cannot have" },
     { "is a directory", function() return stub.dir end, "is a directory" },
     { "has no end", function() return "/dev/zero" end, "larger than 65536 bytes" },
   } do
     local what, make, why = case[1], case[2], case[3]
 
-    it("that " .. what .. " is no credential, and nothing is sent", function()
+    it("that " .. what .. " is not usable, and nothing is sent", function()
       local path = make()
       local message = refuse_credential(new_file_client(path))
       assert.matches(path, message, 1, true)
@@ -408,6 +408,29 @@ describe("an ID token file", function()
       assert.same({}, stub:log())
     end)
   end
+end)
+
+describe("option certificates", function()
+  it("keeps what the server sent on a new connection", function()
+    local client = new_client { certificates = true, retries = 0 }
+    assert.is_nil(client:stats().certificates)
+    assert(client:fetch())
+    local body = files.read(stub.server_cert):match "BEGIN CERTIFICATE%-%-%-%-%-(.-)%-%-%-%-%-END":gsub("%s", "")
+    local sent = client:stats().certificates:gsub("%s", "")
+    assert.matches(body, sent, 1, true)
+    assert(client:fetch())
+    assert.equal(0, client:stats().timings.connections)
+    local kept = client:stats().certificates
+    assert.is_true(kept == nil or kept:gsub("%s", "") == sent)
+    client:close()
+  end)
+
+  it("keeps nothing if it is not set", function()
+    local client = new_client {}
+    assert(client:fetch())
+    assert.is_nil(client:stats().certificates)
+    client:close()
+  end)
 end)
 
 describe("option headers", function()
@@ -421,7 +444,7 @@ describe("option headers", function()
     assert.equal("", header(send { headers = { ["X-Empty"] = "" } }, "X-Empty"))
   end)
 
-  it("has its own say in Accept", function()
+  it("may replace Accept", function()
     local count = 0
     for _, each in ipairs(send({ headers = { accept = "text/plain" } }).headers) do
       if each[1]:lower() == "accept" then
@@ -432,8 +455,59 @@ describe("option headers", function()
     assert.equal(1, count)
   end)
 
-  it("leaves the credential as it is", function()
+  it("does not change the credential", function()
     assert.equal("Bearer " .. stub.id_token, header(send { headers = { ["X-Trace"] = "1" } }, "Authorization"))
+  end)
+
+  -- The values of X-Client, X-Request and X-Other in the last token request; "" for none.
+  local function read_headers()
+    local request = stub:last()
+    return { header(request, "X-Client") or "", header(request, "X-Request") or "", header(request, "X-Other") or "" }
+  end
+
+  it("of a request is added to those of the client, in that request only", function()
+    local client = new_client { headers = { ["X-Client"] = "c" }, retries = 0 }
+    for _, case in ipairs {
+      { nil, { "c", "", "" } }, { { headers = { ["X-Request"] = "r1" } }, { "c", "r1", "" } },
+      { { headers = { ["X-Other"] = "o", ["X-Request"] = "r2" } }, { "c", "r2", "o" } },
+      { { headers = {} }, { "c", "", "" } }, { { headers = { ["X-Other"] = "" } }, { "c", "", "" } },
+      { { scope = "repository:a:pull" }, { "c", "", "" } },
+    } do
+      assert(client:fetch(case[1]))
+      assert.same(case[2], read_headers())
+      assert.equal("Bearer " .. stub.id_token, authorization())
+      assert.equal("application/json", header(stub:last(), "Accept"))
+    end
+    assert(client:fetch { headers = { ["X-Request"] = "r" } })
+    assert(client:token())
+    assert.same({ "c", "", "" }, read_headers())
+    client:close()
+  end)
+
+  it("of a request is in all its attempts, also those beside others", function()
+    stub:plan({ status = 503 }, { delay = { before = 5 } }, {})
+    local client = new_client { hedge_after = 0.1, retries = 1 }
+    assert(client:fetch { headers = { ["X-Request"] = "r" } })
+    local count = 0
+    for _, request in ipairs(stub:requests()) do
+      assert.equal("r", header(request, "X-Request"))
+      count = count + 1
+    end
+    assert.equal(3, count)
+    -- a later attempt beside another one does not have it
+    stub:reset()
+    stub:plan({ delay = { before = 5 } }, {})
+    assert(client:fetch())
+    for _, request in ipairs(stub:requests()) do assert.is_nil(header(request, "X-Request")) end
+    client:close()
+  end)
+
+  it("of a request is hidden in messages", function()
+    stub:plan { status = 400, body = '{"message":"no request s3cret-id and no client s3cret-key"}' }
+    local client = new_client { headers = { ["X-Client"] = "s3cret-key" } }
+    local _, message = client:fetch { headers = { ["X-Request"] = "s3cret-id" } }
+    assert.matches("no request [hidden] and no client [hidden]", message, 1, true)
+    client:close()
   end)
 end)
 
@@ -447,22 +521,22 @@ describe("the endpoint", function()
     assert.equal("/registry/token", ask_at({ path = "/registry/token" }).path)
   end)
 
-  it("may be a url", function()
+  it("may be a URL", function()
     local url = ("https://localhost:%d/registry/token"):format(stub.port)
     assert.equal("/registry/token", ask_at({ host = false, port = false, url = url }).path)
   end)
 
-  it("may be an IPv4 number", function()
+  it("may be an IPv4 address", function()
     assert.equal("127.0.0.1:" .. stub.port, header(send { host = "127.0.0.1" }, "Host"))
   end)
 
   for _, host in ipairs { "::1", "[::1]" } do
-    it("may be an IPv6 number: " .. host, function()
+    it("may be an IPv6 address: " .. host, function()
       assert.equal(("[::1]:%d"):format(stub.port), header(send { host = host }, "Host"))
     end)
   end
 
-  it("may be an IPv6 number in a url", function()
+  it("may be an IPv6 address in a URL", function()
     send { host = false, port = false, url = ("https://[::1]:%d%s"):format(stub.port, PATH) }
   end)
 
@@ -471,11 +545,11 @@ describe("the endpoint", function()
     assert.equal("mycluster.icp:" .. stub.port, header(request, "Host"))
   end)
 
-  it("may be mapped to an IPv6 number", function()
+  it("may be mapped to an IPv6 address", function()
     send { host = "mycluster.icp", resolve = { ["mycluster.icp:" .. stub.port] = "::1" } }
   end)
 
-  it("may be mapped to several numbers, which are tried in turn", function()
+  it("may be mapped to several addresses, which are tried in turn", function()
     for _, addresses in ipairs { { "127.0.0.9", "127.0.0.1" }, "127.0.0.9,127.0.0.1", { "127.0.0.9", "::1" } } do
       stub:reset()
       send { host = "mycluster.icp", resolve = { ["mycluster.icp:" .. stub.port] = addresses } }
@@ -485,7 +559,7 @@ end)
 
 describe("the connection", function()
   for _, version in ipairs { "1.1", "2" } do
-    it("is kept and used again over HTTP/" .. version, function()
+    it("is kept and reused over HTTP/" .. version, function()
       local client = new_client { http_version = version }
       for i = 1, 4 do assert(client:fetch { scope = "repository:a" .. i .. ":pull" }) end
       local requests = stub:requests()
@@ -495,7 +569,7 @@ describe("the connection", function()
     end)
   end
 
-  it("is not used when the server has sent something unasked", function()
+  it("is not reused if the server has sent unrequested data", function()
     for _, changes in ipairs { {}, { host = false, port = false, cacert = false,
       url = ("http://127.0.0.1:%d/image-manager/api/v1/auth/token"):format(stub.ports.http) } } do
       local body = '{"token":"abc.def","expires_in":1800}'
@@ -509,7 +583,7 @@ describe("the connection", function()
       local client = new_client(changes)
       assert(client:fetch())
       local deadline = testkit.monotonic() + 30
-      repeat -- until it has come
+      repeat -- until it has arrived
         local waiting = false
         for _, socket in ipairs(testkit.open_sockets()) do
           waiting = waiting or not known[socket.fd] and socket.readable
@@ -522,6 +596,23 @@ describe("the connection", function()
     end
   end)
 
+  for _, version in ipairs { "1.1", "2" } do
+    it("that has swallowed a request is not used again over HTTP/" .. version, function()
+      local client = new_client { http_version = version }
+      assert(client:fetch())
+      stub:plan { delay = { before = 600 } }
+      cases.check_failure("timeout", {}, client:fetch { timeout = 0.5 })
+      for _ = 1, 2 do assert(client:fetch()) end
+      local connections = {}
+      for i, request in ipairs(stub:requests()) do connections[i] = request.connection end
+      assert.equal(4, #connections)
+      assert.equal(connections[1], connections[2])
+      assert.not_equal(connections[2], connections[3])
+      assert.equal(connections[3], connections[4])
+      client:close()
+    end)
+  end
+
   it("is kept after a refusal", function()
     local client = new_client()
     for _, status in ipairs { 401, 404, 429, 503 } do
@@ -532,12 +623,12 @@ describe("the connection", function()
     assert.equal(1, stub:accepted().https)
   end)
 
-  it("is a new one for each fetch without a client", function()
+  it("is a new one for each icptoken.fetch", function()
     for _ = 1, 2 do assert(icptoken.fetch(options())) end
     assert.equal(2, stub:accepted().https)
   end)
 
-  it("is a new one after the server said that it closes", function()
+  it("is a new one after the server announced that it closes the connection", function()
     local client = new_client()
     stub:plan { keep_alive = false }
     for _ = 1, 2 do assert(client:fetch()) end
@@ -545,11 +636,11 @@ describe("the connection", function()
   end)
 
   for _, ending in ipairs { "close", "abort", "reset" } do
-    it("that ended while it was idle is survived without a retry: " .. ending, function()
+    it("that was closed while it was idle costs no retry: " .. ending, function()
       local client = new_client()
       stub:plan { ["end"] = ending }
       assert(client:fetch())
-      stub:log() -- the answer to this comes after the end
+      stub:log() -- the answer to this arrives after the connection was closed
       assert(client:fetch())
       local requests = stub:requests()
       assert.equal(2, #requests)
@@ -574,12 +665,12 @@ describe("a token", function()
     assert.is_nil(getmetatable(token.nested.list))
   end)
 
-  it("comes alone", function()
+  it("is the only result", function()
     assert.equal(1, select("#", new_client():fetch()))
     assert.equal(1, select("#", icptoken.fetch(options())))
   end)
 
-  it("holds every field as the server sent it", function()
+  it("contains every field as the server sent it", function()
     local token = fetch { token = "t-o-k", expires_in = 77, issued_at = "2017-11-30T05:24:21Z",
       extra = { refresh_token = "r", scope = "a b", list = { "x", { y = true } } } }
     assert.equal("t-o-k", token.token)
@@ -590,13 +681,13 @@ describe("a token", function()
     assert.same({ "x", { y = true } }, token.list)
   end)
 
-  it("holds nothing but the server's fields, the token and its times", function()
+  it("contains only the server's fields, the token and its times", function()
     local known = { token = true, issued_at = true }
     for _, name in ipairs(FIELDS) do known[name] = true end
     for name in pairs(fetch()) do assert.is_true(known[name] or false, name) end
   end)
 
-  it("says on this machine's clock when it came, when it ends and when to renew it", function()
+  it("says on this machine's clock when it was received, when it expires and when to renew it", function()
     stub:set { clock_offset = -86400 * 365 }
     local before = os.time()
     local token = fetch()
@@ -623,13 +714,13 @@ describe("a token", function()
     assert.is_true(token.expires_at <= token.received_at + 1800 - 1, "it counts from the answer")
   end)
 
-  it("has a refresh token when an offline token is asked for", function()
+  it("has a refresh token if an offline token is requested", function()
     assert.is_string(fetch(nil, { offline_token = true }).refresh_token)
   end)
 end)
 
 describe("a client", function()
-  it("that is closed gives code closed from every method", function()
+  it("that is closed returns code closed from every method", function()
     local client = new_client()
     assert(client:fetch())
     client:close()
@@ -655,7 +746,7 @@ describe("a client", function()
     assert.same({}, stub:log())
   end)
 
-  it("ends its connection when it is closed", function()
+  it("closes its connection when it is closed", function()
     local before = #testkit.open_sockets()
     local client = new_client()
     assert(client:fetch())
@@ -664,7 +755,7 @@ describe("a client", function()
     assert.equal(before, #testkit.open_sockets())
   end)
 
-  it("is shown with its host, and not with its credential", function()
+  it("is shown by tostring with its host, and without its credential", function()
     local client = new_client { id_token = false, username = "admin", password = "pass-of-admin" }
     assert.equal(("icptoken.client (localhost:%d)"):format(stub.port), tostring(client))
     client:close()
@@ -686,7 +777,7 @@ describe("a client", function()
     cases.check_failure("closed", {}, use(icptoken, options()):fetch())
   end)
 
-  it("has methods that refuse what is no client", function()
+  it("has methods that refuse a value that is not a client", function()
     for _, method in pairs(getmetatable(new_client()).__index) do
       for _, other in ipairs { {}, "client", 1, io.stdout } do
         assert.is_false((pcall(method, other)))
@@ -697,7 +788,7 @@ describe("a client", function()
 end)
 
 describe("the statistics", function()
-  it("begin with nothing", function()
+  it("begin at zero", function()
     local stats = new_client():stats()
     assert.equal(0, stats.requests)
     assert.equal(0, stats.attempts)

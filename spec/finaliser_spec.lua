@@ -1,11 +1,11 @@
--- Finalisers run wherever Lua allocates: in the middle of a call, too. One that uses or closes the
--- client must neither spoil that call nor crash, whichever allocation it comes at.
+-- Finalisers run wherever Lua allocates, also in the middle of a call. One that uses or closes the
+-- client must neither break that call nor crash, at whichever allocation it runs.
 local testkit = require "testkit"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
--- under valgrind each point costs much: a sample of them is taken
+-- under valgrind each point takes long, so only a sample of them is tried
 local STRIDE = os.getenv "ICPTOKEN_VALGRIND" and 5 or 1
-local MOST_POINTS = 400
+local MAX_POINTS = 400
 
 -- An object without a reference, whose finaliser calls body.
 local function make_garbage(body)
@@ -16,10 +16,10 @@ local function make_garbage(body)
   end
 end
 
--- the others' collectors go in steps too small to come by in a short call
+-- the collectors of the others take steps too small to finish a cycle in a short call
 if _VERSION ~= "Lua 5.4" and _VERSION ~= "Lua 5.2" then
   describe("a finaliser in the middle of a call", function()
-    it("is tried on Lua 5.4 and 5.2", function() pending "the collector takes many steps a cycle" end)
+    it("is tested on Lua 5.4 and 5.2", function() pending "the collector takes many steps a cycle" end)
   end)
   return
 end
@@ -52,7 +52,7 @@ describe("a finaliser in the middle of a call", function()
   end)
 
   -- Makes the call again and again, with a finaliser that calls disturb at one allocation after the
-  -- other. Gives how often it came before the call had ended.
+  -- other. Returns how often it was reached before the call returned.
   local function disturb_everywhere(prepare, disturb, call, check)
     local n, came = 1, 0
     while true do
@@ -74,11 +74,11 @@ describe("a finaliser in the middle of a call", function()
       if inside then came = came + 1 end
       if not results[1] then return came end
       n = n + STRIDE
-      assert.is_true(n < MOST_POINTS, "the call never ends")
+      assert.is_true(n < MAX_POINTS, "the call does not finish")
     end
   end
 
-  -- what a call on a client that others use and close may come to
+  -- the possible results of a call on a client that others use and close
   local function check_result(client, ok, value, message, code)
     if not ok then
       assert.is_truthy(tostring(value):find("in the middle of a call", 1, true), tostring(value))
@@ -98,7 +98,7 @@ describe("a finaliser in the middle of a call", function()
     stats = function(client) return client:stats() end,
     tostring = function(client) return tostring(client) end,
   }
-  -- too little is allocated in them for a collector to come by in every runtime
+  -- they allocate too little for a collection in every runtime
   local small = { ["token of its own"] = true, invalidate = true, stats = true, tostring = true }
 
   local function make_client()

@@ -1,9 +1,9 @@
--- Plain HTTP is for this machine alone, and no redirect or proxy gets to see a credential that is meant for the
+-- Plain HTTP is used for this machine only, and no redirect or proxy receives a credential that is meant for the
 -- endpoint.
 
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local PATH = "/image-manager/api/v1/auth/token"
 
@@ -34,7 +34,7 @@ local function accept(changes)
 end
 
 describe("plain http #short", function()
-  it("gets a token from this machine", function()
+  it("to this machine returns a token", function()
     local token = assert(icptoken.fetch(options { url = make_url "127.0.0.1" }))
     assert.is_string(token.token)
     assert.equal("http", stub:last().listener)
@@ -49,7 +49,7 @@ describe("plain http #short", function()
     "mycluster.icp", "10.0.0.5", "0.0.0.0", "128.0.0.1", "[::2]", "[::]", "localhost.example", "127.0.0.1.example",
     "my-localhost", "xlocalhost",
   } do
-    it("to " .. host .. " raises, and the message names allow_http", function()
+    it("to " .. host .. " raises an error that names allow_http", function()
       raise({ url = make_url(host) }, "option 'url'", "allow_http")
     end)
   end
@@ -60,7 +60,7 @@ describe("plain http #short", function()
     assert.equal("http", stub:last().listener)
   end)
 
-  it("to another host raises with allow_http = false, and nothing is sent", function()
+  it("to another host raises an error with allow_http = false, and nothing is sent", function()
     local address = { ["mycluster.icp:" .. stub.ports.http] = "127.0.0.1" }
     raise({ url = make_url "mycluster.icp", allow_http = false, resolve = address }, "allow_http")
     assert.same({}, stub:accepted())
@@ -71,7 +71,7 @@ describe("plain http #short", function()
     { "localhost", "localhost:%d" }, { "localhost", "LOCALHOST:%d" }, { "LOCALHOST", "localhost:%d" },
     { "127.0.0.1", "127.0.0.1:%d" }, { "localhost", "+localhost:%d" },
   } do
-    it(("to %s raises when resolve has %s"):format(case[1], case[2]), function()
+    it(("to %s raises an error if resolve has %s"):format(case[1], case[2]), function()
       raise({ url = make_url(case[1]), resolve = { [case[2]:format(stub.ports.http)] = "10.0.0.5" } }, "option '")
     end)
   end
@@ -81,7 +81,7 @@ describe("plain http #short", function()
   end)
 
   for _, host in ipairs { "localhost", "mycluster.icp" } do
-    it("to " .. host .. " raises together with a proxy, also with allow_http", function()
+    it("to " .. host .. " raises an error together with a proxy, also with allow_http", function()
       raise({ url = make_url(host), allow_http = true, proxy = "http://127.0.0.1:3128" }, "option 'proxy'")
     end)
   end
@@ -94,7 +94,7 @@ end)
 describe("another scheme", function()
   for _, url in ipairs { "ftp://localhost/", "file:///etc/passwd", "gopher://localhost/", "dict://localhost/",
     "httpx://localhost/", "localhost.icp/path" } do
-    it("raises: " .. url, function()
+    it("raises an error: " .. url, function()
       raise({ url = url, allow_http = true }, "option 'url'")
     end)
   end
@@ -170,7 +170,7 @@ describe("a redirect #short", function()
     assert.same({ https = 1 }, stub:accepted())
   end)
 
-  it("without a Location is told as one", function()
+  it("without a Location is reported as one", function()
     local _, message, code = fetch_redirected { status = 302 }
     assert.equal("redirect", code)
     assert.matches("redirects to nowhere", message, 1, true)

@@ -1,12 +1,12 @@
--- Time limits: whatever a network can hang in, a fetch ends within its timeout and a tenth. The specs allow NOISE more,
--- and a busy machine several tries. On a slow one the limits grow from try to try; as a tenth of a long limit would
--- hide a delay, they do not grow where a good fetch takes less than SLOW seconds. What the specs let hang does so for
--- HANG seconds, far longer than any of it takes.
+-- Time limits: wherever the network hangs, a fetch ends within its timeout and a tenth. The specs allow NOISE more, and
+-- several tries on a busy machine. On a slow machine the limits grow from try to try; as a tenth of a long limit would
+-- hide a delay, they do not grow if a good fetch takes less than SLOW seconds. The specs let things hang for HANG
+-- seconds, far longer than any limit.
 
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local socket = require "socket"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
@@ -40,14 +40,14 @@ local function assert_took(elapsed, limit)
   assert.is_true(elapsed >= limit * 0.9, ("took only %.3f s of %g s"):format(elapsed, limit))
 end
 
--- Calls and gives the seconds it took, and what it gave.
+-- Calls and returns the seconds that it took, and its results.
 local function measure(call, ...)
   local started = testkit.monotonic()
   local token, message, code, details = call(...)
   return testkit.monotonic() - started, token, message, code, details
 end
 
--- Calls body as timing.try does, with what limits may be multiplied by.
+-- Calls body as timing.try does, with the factor for limits.
 local function try(body)
   return timing.try(function(scale)
     stub:reset()
@@ -57,7 +57,7 @@ local function try(body)
   end)
 end
 
--- The limits among some options multiplied, without HANG, which is none.
+-- Options with their limits multiplied, except HANG, which is no limit.
 local function scale_limits(all, scale)
   for _, name in ipairs { "timeout", "connect_timeout" } do
     if all[name] and all[name] < HANG then all[name] = all[name] * scale end
@@ -65,7 +65,7 @@ local function scale_limits(all, scale)
   return all
 end
 
--- Gives the stub the order, and fetches until a limit. expect_limit returns how many seconds it is for a scale (the
+-- Plans the order for the stub, and fetches until a limit. expect_limit returns how many seconds it is for a scale (the
 -- timeout, if not said); wanted is the code, if not "timeout". Returns the message, the details and the limit.
 local function time_out(order, changes, expect_limit, wanted)
   return try(function(scale)
@@ -87,7 +87,7 @@ local function assert_tells(text, limit, message)
   assert.matches(("%s within %g s"):format(text, limit), message, 1, true)
 end
 
--- A port whose queue of connections is full, so that nobody who calls there gets an answer at all.
+-- A port whose queue of connections is full, so that attempts to connect get no answer at all.
 local function open_deaf_port()
   local listening = assert(socket.tcp())
   assert(listening:bind("127.0.0.1", 0))
@@ -108,8 +108,8 @@ end
 
 -- Each: what hangs, the order for the stub, the options.
 local HANGING = {
-  { "a port that accepts and says nothing", nil, function() return { port = stub.ports.hang } end },
-  { "a port that accepts plain http and says nothing", nil, function()
+  { "a port that accepts and sends nothing", nil, function() return { port = stub.ports.hang } end },
+  { "a port that accepts plain http and sends nothing", nil, function()
     return { host = false, port = false, url = ("http://127.0.0.1:%d/"):format(stub.ports.hang) }
   end },
   { "a TLS handshake that is not answered", { at = "connect", ["end"] = "hold" } },
@@ -142,7 +142,7 @@ describe("the time limit ends a fetch on", function()
     end)
   end
 
-  it("a refusal that stops in its body, whose status stands", function()
+  it("a refusal that stops in its body, and its status is reported", function()
     local _, details = time_out({ status = 401, body = ("x"):rep(1000), delay = { body = HANG } }, nil, nil,
       "unauthorized")
     assert.equal(401, details.status)
@@ -155,7 +155,7 @@ describe("the time limit ends a fetch on", function()
     assert_tells("cannot connect to localhost:" .. port, limit, message)
   end)
 
-  -- The work on what comes is never over, and how long a piece of it takes is the machine's affair.
+  -- There is always data to process, and how long a piece of it takes depends on the machine.
   it("a body without end", function()
     stub:plan { endless = "body", bytes = 1e15 }
     local elapsed, token, message, code, details = measure(icptoken.fetch,
@@ -185,7 +185,7 @@ describe("after a time limit", function()
       local _, _, code = client:fetch()
       assert.equal("timeout", code)
     end
-    stub:reset() -- an order is left over where a limit came before its request did
+    stub:reset() -- an order is left over if the limit passed before its request was received
     assert.is_string(assert(client:fetch { timeout = HANG }).token)
     client:close()
   end)
@@ -208,14 +208,14 @@ describe("the message of a time limit", function()
     end)
   end
 
-  it("tells a hang on a kept connection from a slow name lookup", function()
+  it("distinguishes a hang on a kept connection from a slow DNS lookup", function()
     for _, addresses in ipairs { false, { ["localhost:" .. stub.port] = "127.0.0.1" } } do
       local told = hang_on("kept", { delay = { before = HANG } }, { resolve = addresses })
-      assert_tells(("localhost:%d did not answer in full"):format(stub.port), told.limit, told.message)
+      assert_tells(("localhost:%d did not send a complete answer"):format(stub.port), told.limit, told.message)
     end
   end)
 
-  it("says of a connection that is not ready, its TLS and its tunnel included, that it was not made", function()
+  it("says that a connection was not made if its TLS handshake or its tunnel is not complete", function()
     local proxy = "http://127.0.0.1:" .. stub.ports.proxy
     for _, told in ipairs {
       hang_on("new", { at = "connect", ["end"] = "hold" }),
@@ -227,7 +227,7 @@ describe("the message of a time limit", function()
 end)
 
 describe("the timeout of a request", function()
-  it("stands in the place of the client's", function()
+  it("replaces the client's", function()
     local client = icptoken.new(options { timeout = HANG })
     try(function(scale)
       stub:plan { delay = { before = HANG } }
@@ -254,21 +254,21 @@ describe("the timeout of a request", function()
 end)
 
 describe("the connect_timeout", function()
-  it("ends a TLS handshake before the timeout does, and the message tells it", function()
+  it("ends a TLS handshake before the timeout does, and the message says so", function()
     local message, _, limit = time_out(nil, { port = stub.ports.hang, connect_timeout = 0.3, timeout = HANG },
       function(scale) return 0.3 * scale end)
     assert_tells("", limit, message)
   end)
 
   it("does not end an answer that takes longer", function()
-    timing.try(function(scale) -- connecting takes a machine its time, too
+    timing.try(function(scale) -- connecting takes some time, too
       stub:reset()
       stub:plan { delay = { before = 0.4 * scale } }
       assert(icptoken.fetch(options { connect_timeout = 0.2 * scale, timeout = HANG }))
     end)
   end)
 
-  it("is a connection failure that is tried again", function()
+  it("is a connection failure that is retried", function()
     timing.try(function(scale)
       stub:reset()
       stub:plan { at = "connect", ["end"] = "hold" }
@@ -277,7 +277,7 @@ describe("the connect_timeout", function()
     end)
   end)
 
-  it("counts for each attempt, with the waits between them", function()
+  it("applies to each attempt, with the usual waits between them", function()
     local _, details = time_out(nil, { port = stub.ports.hang, connect_timeout = 0.1, timeout = HANG, retries = 2 },
       function(scale) return 3 * 0.1 * scale + 0.25 + 0.5 end)
     assert.equal(3, details.attempts)
@@ -296,7 +296,7 @@ describe("retries", function()
     end)
   end)
 
-  it("are not waited for when Retry-After does not fit", function()
+  it("are not made if Retry-After exceeds the time left", function()
     stub:plan { status = 503, headers = { { "Retry-After", "60" } } }
     local elapsed, _, _, code, details = measure(icptoken.fetch, options { timeout = 50, retries = 2 })
     assert.equal("server_error", code)
@@ -306,7 +306,7 @@ describe("retries", function()
   end)
 end)
 
-describe("a name lookup that hangs", function()
+describe("a DNS lookup that hangs", function()
   local FETCH = [[
     local icptoken, testkit = require "icptoken", require "testkit"
     local options = { host = "a.hang.test", anonymous = true }
@@ -315,7 +315,7 @@ describe("a name lookup that hangs", function()
     local _, message, code, details = icptoken.fetch(options)
     print(("%s %d %.3f %s"):format(code, details.attempts, testkit.monotonic() - started, message))
   ]]
-  -- The state that loads the module ends with its thread, the process goes on.
+  -- The Lua state that loads the module is closed at the end of its thread; the process continues.
   local FETCH_IN_THREAD = [[
     local testkit = require "testkit"
     local code = ([=[
@@ -330,13 +330,13 @@ describe("a name lookup that hangs", function()
   ]]
 
   local function start(code, ...)
-    -- what OpenSSL keeps for a thread that has ended is not looked at here
+    -- memory that OpenSSL keeps for a thread that has exited is ignored here
     local env = code == FETCH_IN_THREAD and { ASAN_OPTIONS = "exitcode=23:detect_leaks=0" } or nil
     return interpreter.start { code = code, args = { ... }, env = env, preload = "build/slow_resolver.so" }
   end
 
   local function assert_exited_well(child)
-    local how, status, output = child.wait(60) -- less than the resolver hangs
+    local how, status, output = child.wait(60) -- shorter than the resolver hangs
     assert.equal("exited 0", how .. " " .. status, output)
     return output
   end
@@ -360,26 +360,26 @@ describe("a name lookup that hangs", function()
     end)
   end
 
-  it("ends with the timeout and is not tried again", function()
+  it("ends with the timeout and is not retried", function()
     local message, limit = fetch_until "timeout"
-    assert_tells("looking up the address of a.hang.test:8443 did not end", limit, message)
+    assert_tells("the DNS lookup of a.hang.test:8443 did not finish", limit, message)
   end)
 
-  it("ends with the connect_timeout and is not tried again", function()
+  it("ends with the connect_timeout and is not retried", function()
     fetch_until("connect_timeout", "timeout", tostring(HANG))
   end)
 
-  it("ends when it is the proxy's as well", function()
+  it("ends as well if it is that of the proxy", function()
     fetch_until("timeout", "proxy", "http://proxy.hang.test:3128")
   end)
 
-  it("does no harm to a process that ends right after it", function()
+  it("does not crash a process that exits right after it", function()
     local children = {}
     for i = 1, 6 do children[i] = start(FETCH, "timeout", "0.05") end
     for _, child in ipairs(children) do assert.matches("^timeout ", assert_exited_well(child)) end
   end)
 
-  it("has its code still in memory when the Lua state is closed", function()
+  it("still has its code in memory after the Lua state was closed", function()
     local output = assert_exited_well(start(FETCH_IN_THREAD, "a.hang.test", "1"))
     assert.matches("icptoken", output)
     assert.matches("libcurl", output)

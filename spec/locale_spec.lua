@@ -1,9 +1,9 @@
--- Numbers and names mean the same in every locale, whichever was current when the module, or another user's cjson,
--- was loaded. Each case runs in a process of its own.
+-- Numbers and names are read the same in every locale, whichever was current when the module, or cjson for another
+-- module, was loaded. Each case runs in a process of its own.
 local cases = require "support.cases"
 local interpreter = require "support.interpreter"
 local locales = require "support.locales"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
 local GERMAN, TURKISH, PASHTO = "de_DE.UTF-8", "tr_TR.ISO-8859-9", "ps_AF.UTF-8"
 
@@ -29,7 +29,7 @@ describe("in a locale", function()
 
     local function set(name) assert(os.setlocale(name), name) end
 
-    -- Every way on which a number comes in.
+    -- Every way in which a number is read.
     local function check(icptoken)
       local before = os.setlocale()
       local token = assert(icptoken.fetch(options))
@@ -61,6 +61,27 @@ describe("in a locale", function()
     ]]
   end)
 
+  it("a host name that libcurl cannot convert to ASCII is refused as early as possible", function()
+    run [[
+      local icptoken = require "icptoken"
+      local changes = { host = "m\195\188ster.icp", anonymous = true, retries = 2, timeout = 20 }
+      local function refuse(options, name)
+        local ok, problem = pcall(icptoken.new, options)
+        assert(not ok and problem:find("option '" .. name .. "'", 1, true) and problem:find("xn--", 1, true), problem)
+      end
+      refuse(changes, "host")
+      refuse({ url = "https://m\195\188ster.icp/", anonymous = true }, "url")
+      set(GERMAN)
+      local client = icptoken.new(changes)
+      set "C" -- only the fetch can notice that
+      local _, message, code, details = client:fetch()
+      assert(code == "resolve" and details.attempts == 1 and not details.retryable, code)
+      assert(message:find("xn--", 1, true), message)
+      changes.host = "xn--mster-kva.icp"
+      icptoken.new(changes):close()
+    ]]
+  end)
+
   it("with a decimal comma a message has a decimal point", function()
     icp:plan { delay = { before = 60 } }
     run [[
@@ -81,7 +102,7 @@ describe("in a locale", function()
     ]]
   end)
 
-  it("other than the one in which somebody else used cjson last, numbers are read", function()
+  it("other than the one in which another module used cjson last, numbers are read", function()
     run [[
       local icptoken = require "icptoken"
       set(GERMAN)
@@ -95,7 +116,7 @@ describe("in a locale", function()
     ]]
   end)
 
-  it("other users of cjson read what they read before", function()
+  it("other users of cjson read the same as before", function()
     run [[
       set(GERMAN)
       local cjson = require "cjson"
@@ -113,7 +134,7 @@ describe("in a locale", function()
     ]]
   end)
 
-  it("where I and i are different letters, names are compared as in any other", function()
+  it("in which I and i are different letters, names are compared as in any other", function()
     run [[
       local icptoken = require "icptoken"
       set(TURKISH)

@@ -1,10 +1,10 @@
--- Logging in at the identity provider: icptoken.login, and clients that do it by themselves.
+-- Logging in at the identity provider: icptoken.login, and clients with the option login.
 
 local cases = require "support.cases"
 local cjson = require "cjson"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 local wall_clock = require "support.wall_clock"
@@ -34,14 +34,14 @@ local function login(changes)
   return icptoken.login(login_options(changes))
 end
 
--- A client over plain http, which spares handshakes, unless the changes name a host.
+-- A client over plain http, which avoids handshakes, unless the changes name a host.
 local function open(changes)
   local options = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 20, retries = 0,
     login = { username = stub.username, password = stub.password } }
   return icptoken.new(merge(options, changes))
 end
 
--- How many requests the stub saw for a log-in and for a token, in this order.
+-- How many requests for a login and how many for a token the stub received.
 local function count_requests()
   local logins, tokens = 0, 0
   for _, request in ipairs(stub:requests()) do
@@ -52,7 +52,7 @@ end
 
 local function assert_requests(logins, tokens)
   local seen_logins, seen_tokens = count_requests()
-  assert.equal(logins, seen_logins, "log-ins")
+  assert.equal(logins, seen_logins, "logins")
   assert.equal(tokens, seen_tokens, "requests for a token")
 end
 
@@ -64,7 +64,7 @@ local function assert_at_identity_provider(details)
   assert.equal(LOGIN_PATH, details.url:match "^%l+://[^/]+(/.*)$")
 end
 
--- The answer to a request that was sent after `before` expires after so many seconds.
+-- The answer to a request that was sent after `before` expires after this many seconds.
 local function assert_expiry(seconds, before, answer)
   assert.is_true(answer.expires_at >= before + seconds - 1)
   assert.is_true(answer.expires_at <= wall_clock.read_after() + seconds)
@@ -81,11 +81,11 @@ local function decode_form(body)
   return fields, count
 end
 
--- The ID token that the stub gave out is no longer accepted, and nothing else has changed.
+-- The stub no longer accepts the ID token that it issued; nothing else changes.
 local function end_id_tokens() stub:reset() end
 
-describe("a log-in", function()
-  it("posts the form that the identity provider wants", function()
+describe("a login", function()
+  it("posts the form that the identity provider expects", function()
     assert(login())
     local request = stub:last()
     assert.equal("POST", request.method)
@@ -116,7 +116,7 @@ describe("a log-in", function()
     end)
   end
 
-  it("gives what the identity provider answers", function()
+  it("returns what the identity provider answers", function()
     local before = os.time()
     local answer = assert(login())
     assert.is_nil(getmetatable(answer))
@@ -134,7 +134,7 @@ describe("a log-in", function()
     assert.equal("admin", icptoken.decode(answer.id_token).claims.sub)
   end)
 
-  it("gives an ID token that gets a token", function()
+  it("returns an ID token with which a token is returned", function()
     local answer = assert(login())
     assert(icptoken.fetch(cases.options(stub, { id_token = answer.id_token })))
   end)
@@ -164,13 +164,13 @@ describe("a log-in", function()
     assert.equal("application/x-www-form-urlencoded", stub_client.header(stub:last(), "Content-Type"))
   end)
 
-  it("goes to another path where one is given", function()
+  it("goes to another path if one is given", function()
     stub:plan { path = "/elsewhere/login", status = 200, body = '{"id_token":"abc"}' }
     assert.equal("abc", login({ path = "/elsewhere/login" }).id_token)
     assert.equal("POST", stub:last().method)
   end)
 
-  describe("raises for", function()
+  describe("raises an error for", function()
     local function assert_refused(changes, ...)
       local ok, message = pcall(login, changes)
       assert.is_false(ok)
@@ -181,7 +181,7 @@ describe("a log-in", function()
     for name, value in pairs { service = "a", scope = "a", account = "a", client_id = "a", offline_token = true,
       id_token = "a", id_token_file = "a", anonymous = true, login = { username = "a", password = "b" },
       parallel = 2, realm = "a", error = "a" } do
-      it("the option " .. name .. ", which is not its own", function()
+      it("the option " .. name .. ", which it does not accept", function()
         assert_refused({ [name] = value }, "'" .. name .. "'")
       end)
     end
@@ -225,7 +225,7 @@ describe("the identity provider's answer", function()
     { "names a life of 0", [["id_token":"abc","expires_in":0]], 60 },
     { "names a huge number", [["id_token":"abc","expires_in":1e15]], 2147483647 },
   } do
-    it("is good when it " .. case[1], function()
+    it("is usable if it " .. case[1], function()
       local before = os.time()
       local got = assert(answer("{" .. case[2] .. "}"))
       assert.equal("abc", got.id_token)
@@ -237,7 +237,7 @@ describe("the identity provider's answer", function()
     end)
   end
 
-  it("comes without nulls and with whole numbers", function()
+  it("is returned without nulls and with integers", function()
     local got = assert(answer [[{"id_token":"abc","refresh_token":null,"n":5,"in":{"a":null,"b":[1,2]}}]])
     assert.is_nil(got.refresh_token)
     assert.same({ b = { 1, 2 } }, got["in"])
@@ -267,7 +267,7 @@ describe("the identity provider's answer", function()
     end)
   end
 
-  it("is not asked for again when it is empty or cut off, as the password may have been judged", function()
+  it("is not requested again if it is empty or cut off, as the password may have been checked", function()
     for _, order in ipairs { { status = 200, body = "" }, { framing = "length", cut = 300 },
       { framing = "chunked", cut = 300 }, { framing = "close", cut = 300 } } do
       order.path = LOGIN_PATH
@@ -280,14 +280,14 @@ describe("the identity provider's answer", function()
     end
   end)
 
-  it("is refused when it is too large", function()
+  it("is refused if it is too large", function()
     stub:plan { path = LOGIN_PATH, endless = "body", bytes = 4e6 }
     fail("too_large", login { max_body_bytes = 10000 })
   end)
 end)
 
-describe("a log-in that is refused", function()
-  it("is unauthorized, with the identity provider's words, and not tried again", function()
+describe("a login that is refused", function()
+  it("is unauthorized, with the identity provider's words, and not retried", function()
     local message, details = fail("unauthorized", login { password = PASSWORD, retries = 5 })
     assert.matches("the user name or password is not right", message, 1, true)
     assert.same({ { code = "invalid_grant", message = "the user name or password is not right" } }, details.errors)
@@ -313,7 +313,7 @@ describe("a log-in that is refused", function()
   end
 
   for _, status in ipairs { 408, 429, 500, 501, 505, 599 } do
-    it(("is not tried again after a %d, as the password may have been judged"):format(status), function()
+    it(("is not retried after a %d, as the password may have been checked"):format(status), function()
       stub:plan { path = LOGIN_PATH, status = status, headers = { { "Retry-After", "0" } }, times = "forever" }
       local details = select(4, login { retries = 3 })
       assert.equal(status, details.status)
@@ -323,7 +323,7 @@ describe("a log-in that is refused", function()
   end
 
   for _, status in ipairs { 502, 503, 504 } do
-    it(("is tried again after a %d, with the whole form"):format(status), function()
+    it(("is retried after a %d, with the whole form"):format(status), function()
       stub:plan { path = LOGIN_PATH, status = status, times = 2 }
       assert(login { retries = 2 })
       local requests = stub:requests()
@@ -332,20 +332,20 @@ describe("a log-in that is refused", function()
     end)
   end
 
-  it("is tried again where there was no connection", function()
+  it("is retried if there was no connection", function()
     stub:plan { at = "connect", ["end"] = "reset", times = 2 }
     assert(login { retries = 2 })
     assert_requests(1, 0)
   end)
 
-  it("is not tried again after a reset", function()
+  it("is not retried after a reset", function()
     stub:plan { path = LOGIN_PATH, raw = "", ["end"] = "reset", times = 2 }
     local _, details = fail("network", login { retries = 2 })
     assert.equal(1, details.attempts)
     assert_requests(1, 0)
   end)
 
-  it("is not sent again by libcurl where a kept connection breaks", function()
+  it("is not sent again by libcurl if a kept connection breaks", function()
     local client = icptoken.new { host = "localhost", port = stub.ports.h1, cacert = stub.ca, retries = 0,
       login = { username = stub.username, password = stub.password } }
     assert(client:fetch())
@@ -357,7 +357,7 @@ describe("a log-in that is refused", function()
   end)
 
   for _, code in ipairs { "invalid_grant", "invalid_client", "access_denied", "unauthorized_client" } do
-    it(("is a wrong password when its status is 400 and its error %s"):format(code), function()
+    it(("means a wrong password if its status is 400 and its error %s"):format(code), function()
       stub:plan { path = LOGIN_PATH, status = 400,
         body = ('{"error":"%s","error_description":"not like that"}'):format(code) }
       local message, details = fail("unauthorized", login { retries = 3 })
@@ -368,7 +368,7 @@ describe("a log-in that is refused", function()
     end)
   end
 
-  it("is not a wrong password when its status is 400 for another reason", function()
+  it("does not mean a wrong password if its status is 400 for another reason", function()
     for _, body in ipairs { '{"error":"invalid_request"}', '{"error":"unsupported_grant_type"}', "", "invalid_grant",
       '{"errors":[{"code":"invalid_scope"}]}' } do
       stub:plan { path = LOGIN_PATH, status = 400, body = body }
@@ -378,7 +378,7 @@ describe("a log-in that is refused", function()
     fail("http_status", icptoken.fetch(cases.options(stub)))
   end)
 
-  it("ends at its limit in time", function()
+  it("ends at its time limit", function()
     stub:plan { path = LOGIN_PATH, delay = { before = 600 }, times = "forever" }
     local before = testkit.monotonic()
     local _, details = fail("timeout", login { timeout = 0.3, retries = 3 })
@@ -387,7 +387,7 @@ describe("a log-in that is refused", function()
     assert.equal(1, details.attempts)
   end)
 
-  it("says what hinders the connection", function()
+  it("reports why it cannot connect", function()
     fail("connect", login { port = stub.ports.refuse })
     fail("tls", login { port = stub.ports.unknown_ca })
     fail("resolve", login { host = "no-such-host.invalid" })
@@ -396,7 +396,7 @@ describe("a log-in that is refused", function()
 end)
 
 describe("a client that logs in", function()
-  it("does so when it must, and once for many fetches", function()
+  it("does so when necessary, and once for many fetches", function()
     local client = open()
     assert.equal(0, #stub:requests())
     for n = 1, 5 do
@@ -411,7 +411,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("does so at the token endpoint's host, over HTTPS and its options", function()
+  it("does so at the token endpoint's host, over HTTPS and with the endpoint's options", function()
     for _, version in ipairs { "1.1", "2" } do
       stub:reset()
       local client = open { url = false, host = "localhost", port = stub.port, cacert = stub.ca,
@@ -424,7 +424,7 @@ describe("a client that logs in", function()
     end
   end)
 
-  it("sends the ID token alone to the token endpoint", function()
+  it("sends only the ID token to the token endpoint", function()
     stub:set { users = { joe = PASSWORD } }
     local client = open { login = { username = "joe", password = PASSWORD } }
     assert(client:fetch())
@@ -449,7 +449,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("does so once more when its ID token is refused", function()
+  it("does so once more if its ID token is refused", function()
     local client = open()
     assert(client:fetch())
     for _ = 1, 3 do
@@ -462,7 +462,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("gives up when a new ID token is refused, too, and does not log in for the next call", function()
+  it("gives up if a new ID token is refused, too, and does not log in for the next call", function()
     local client = open { retries = 2 }
     assert(client:fetch())
     stub:reset()
@@ -475,12 +475,12 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("gives up when its first ID token is refused at once", function()
+  it("gives up if its first ID token is refused at once", function()
     stub:plan { path = PATH, status = 401, times = "forever" }
     local client = open { retries = 2 }
     fail("unauthorized", client:fetch())
     local logins, tokens = count_requests()
-    assert.is_true(logins <= 2 and tokens <= 2, ("%d log-ins, %d requests"):format(logins, tokens))
+    assert.is_true(logins <= 2 and tokens <= 2, ("%d logins, %d requests"):format(logins, tokens))
     client:close()
   end)
 
@@ -521,20 +521,20 @@ describe("a client that logs in", function()
     { { redirect = "https://elsewhere.invalid/" }, "redirect" },
   } do
     local order, code = case[1], case[2]
-    it("says that the identity provider fails: " .. cjson.encode(order), function()
+    it("reports that the identity provider fails: " .. cjson.encode(order), function()
       order.path = LOGIN_PATH
       local client = open { timeout = code == "timeout" and 0.5 or 20 }
       stub:plan(order)
       local _, details = fail(code, client:fetch())
       assert_at_identity_provider(details)
       assert_requests(1, 0)
-      assert(client:fetch()) -- it comes back
+      assert(client:fetch()) -- it works again
       assert_requests(2, 1)
       client:close()
     end)
   end
 
-  it("says that the token endpoint fails, and keeps its ID token", function()
+  it("reports that the token endpoint fails, and keeps its ID token", function()
     local client = open()
     stub:plan { path = PATH, status = 503 }
     local _, details = fail("server_error", client:fetch())
@@ -544,7 +544,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("tries both again after failures that may pass", function()
+  it("retries both after transient failures", function()
     local client = open { retries = 1 }
     stub:plan({ path = LOGIN_PATH, status = 503 }, { path = PATH, status = 503 })
     assert(client:fetch())
@@ -553,8 +553,8 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("has one limit in time for the log-in and the fetch together", function()
-    -- each of them would be in time by itself
+  it("has one time limit for the login and the fetch together", function()
+    -- each of them alone would be in time
     local client = open { timeout = 0.5 }
     stub:plan({ path = LOGIN_PATH, delay = { before = 0.35 } }, { path = PATH, delay = { before = 0.35 } })
     local before = testkit.monotonic()
@@ -564,7 +564,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("has one limit in time for a refusal, the log-in and the fetch together", function()
+  it("has one time limit for a refusal, the login and the fetch together", function()
     local client = open { timeout = 0.6 }
     assert(client:fetch { timeout = 300 })
     stub:plan({ path = PATH, status = 401, delay = { before = 0.25 } },
@@ -575,7 +575,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("keeps its ID token while a request brings a credential of its own", function()
+  it("keeps its ID token if a request has a credential of its own", function()
     local client = open()
     assert(client:fetch())
     assert(client:fetch { id_token = stub.id_token })
@@ -595,7 +595,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("goes on in a child after a fork", function()
+  it("works in a child after a fork", function()
     local client = open()
     assert(client:fetch())
     local pid = testkit.fork()
@@ -611,7 +611,7 @@ describe("a client that logs in", function()
     client:close()
   end)
 
-  it("forgets nothing that the caller changes in the table afterwards", function()
+  it("is not affected by later changes of the caller's table", function()
     local credential = { username = stub.username, password = stub.password }
     local client = open { login = credential }
     credential.password, credential.username = "wrong", nil
@@ -644,7 +644,7 @@ describe("a client that logs in", function()
   end)
 end)
 
-describe("fetch_all with a log-in", function()
+describe("fetch_all with a login", function()
   local function make_requests(count)
     local requests = {}
     for n = 1, count do requests[n] = { scope = ("repository:a/b%d:pull"):format(n) } end
@@ -691,7 +691,7 @@ describe("fetch_all with a log-in", function()
     client:close()
   end)
 
-  it("does not go round when new ID tokens are refused", function()
+  it("does not log in endlessly if new ID tokens are refused", function()
     local client = open()
     assert(client:fetch())
     stub:reset()
@@ -721,7 +721,7 @@ describe("fetch_all with a log-in", function()
     client:close()
   end)
 
-  it("says where the identity provider failed", function()
+  it("reports the requests for which the identity provider failed", function()
     local client = open()
     assert(client:fetch())
     end_id_tokens()
@@ -732,7 +732,7 @@ describe("fetch_all with a log-in", function()
     client:close()
   end)
 
-  it("logs in when need be however long the others took", function()
+  it("logs in when necessary however long the others took", function()
     timing.try(function(scale)
       stub:reset()
       local client = open { timeout = 0.5 * scale, parallel = 1 }
@@ -745,7 +745,7 @@ describe("fetch_all with a log-in", function()
     end)
   end)
 
-  it("has one limit in time for a request's refusal, the log-in and its second attempt", function()
+  it("has one time limit for a request's refusal, the login and its second attempt", function()
     local client = open { timeout = 0.5 }
     assert(client:fetch { timeout = 300 })
     stub:plan({ path = PATH, status = 401, delay = { before = 0.35 } },
@@ -759,17 +759,17 @@ describe("fetch_all with a log-in", function()
   end)
 end)
 
-describe("the option login raises when it", function()
+describe("the option login raises an error if it", function()
   -- each: what it is, the value
   for _, case in ipairs {
     { "is a string", "admin:admin" }, { "is true", true }, { "is a function", print }, { "is empty", {} },
     { "lacks the password", { username = "a" } }, { "lacks the user name", { password = "a" } },
-    { "holds a number", { username = "a", password = 1 } },
-    { "holds an empty name", { username = "", password = "b" } },
-    { "holds an empty password", { username = "a", password = "" } },
-    { "holds something else", { username = "a", password = "b", scope = "c" } },
-    { "is a list", { "a", "b" } }, { "holds a NUL", { username = "a", password = "b\0" } },
-    { "holds a line break", { username = "a\n", password = "b" } },
+    { "contains a number", { username = "a", password = 1 } },
+    { "contains an empty name", { username = "", password = "b" } },
+    { "contains an empty password", { username = "a", password = "" } },
+    { "contains another field", { username = "a", password = "b", scope = "c" } },
+    { "is a list", { "a", "b" } }, { "contains a NUL", { username = "a", password = "b\0" } },
+    { "contains a line break", { username = "a\n", password = "b" } },
   } do
     it(case[1], function()
       local ok, message = pcall(icptoken.new, { host = "a", login = case[2] })
@@ -778,7 +778,7 @@ describe("the option login raises when it", function()
     end)
   end
 
-  it("stands beside another credential", function()
+  it("is combined with another credential", function()
     local both = { host = "a", login = { username = "a", password = "b" } }
     for _, case in ipairs { { "id_token", "a" }, { "id_token", print }, { "id_token_file", "/a" },
       { "anonymous", true } } do
@@ -790,7 +790,7 @@ describe("the option login raises when it", function()
     end
   end)
 
-  it("stands in a request", function()
+  it("is in a request", function()
     local client = icptoken.new { host = "a", anonymous = true }
     local ok, message = pcall(client.fetch, client, { login = { username = "a", password = "b" } })
     assert.is_false(ok)

@@ -1,4 +1,4 @@
--- Wrong options raise before anything is sent, with the option's name and without its value.
+-- Wrong options raise an error before anything is sent, with the option's name and without its value.
 describe("options", function()
   local icptoken = require "icptoken"
   local good = { host = "mycluster.icp", anonymous = true }
@@ -40,10 +40,11 @@ describe("options", function()
     anonymous = { 1, "yes" }, service = { 1, {} }, scope = { 1, true, { 1 }, { a = "b" }, { "a", [3] = "b" } },
     account = { 1 }, client_id = { 1 }, offline_token = { "true", 1 }, cacert = { 1 }, capath = { 1 },
     insecure = { 1, "true" }, cert = { 1 }, key = { 1 }, key_password = { 1 },
-    pinned_public_key = { 1 }, tls_min = { 1.2 }, timeout = { "30", true }, connect_timeout = { "1" },
-    retries = { "2" }, hedge_after = { "1", true }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
+    pinned_public_key = { 1 }, tls_min = { 1.2 }, certificates = { 1, "yes" },
+    timeout = { "30", true }, connect_timeout = { "1" }, retries = { "2" },
+    hedge_after = { "1", true }, proxy = { 1, false }, no_proxy = { 1 }, resolve = { "a:1", 1 },
     http_version = { 1.1 }, headers = { "A: b", 1 }, user_agent = { 1 }, max_body_bytes = { "1" },
-    parallel = { "2", true, {} }, login = { 1, true, "admin", print },
+    parallel = { "2", true, {} }, cache_size = { "2", true, {} }, login = { 1, true, "admin", print },
   }
   for name, values in pairs(wrong_types) do
     it("refuse a wrong type for " .. name, function()
@@ -59,6 +60,7 @@ describe("options", function()
     { "retries", { -1, 1.5, nan, infinity, 101 } },
     { "max_body_bytes", { 0, -1, 0.5, infinity } },
     { "parallel", { 0, -1, 257, 1.5, nan, infinity } },
+    { "cache_size", { 0, -1, 2 ^ 20 + 1, 1.5, nan, infinity } },
     { "login", { {}, { username = "a" }, { password = "b" }, { "a", "b" }, { username = "a", password = 1 },
       { username = "", password = "b" }, { username = "a", password = "b\n" },
       { username = "a", password = "b", scope = "c" } } },
@@ -83,7 +85,7 @@ describe("options", function()
   }
   local inherit = { __index = { cacert = "/etc/icp/ca.crt" } }
 
-  it("that come by a metatable raise, wherever they stand", function()
+  it("that are inherited through a metatable raise an error, in every table", function()
     local function refuse(message, call, ...)
       local ok, problem = pcall(call, ...)
       assert.is_false(ok)
@@ -112,19 +114,19 @@ describe("options", function()
     end
   end)
 
-  it("may have a metatable that they inherit nothing by", function()
+  it("may have a metatable through which nothing is inherited", function()
     local options = setmetatable({ host = "a", anonymous = true }, { __name = "x", __gc = function() end })
     icptoken.new(options):close()
   end)
 
-  it("may name several addresses, as a list or divided by commas", function()
+  it("may name several addresses, as a list or separated by commas", function()
     for _, addresses in ipairs { { "10.0.0.5", "::1" }, "10.0.0.5,10.0.0.6", "10.0.0.5, [::1] ,::2", { "[::1]" },
       { "10.0.0.5,10.0.0.6", "10.0.0.7" } } do
       icptoken.new({ host = "a", anonymous = true, resolve = { ["a:1"] = addresses } }):close()
     end
   end)
 
-  it("may hold an empty password", function()
+  it("may contain an empty password", function()
     icptoken.new({ host = "a", username = "joe", password = "" }):close()
     assert_refused({ host = "a", login = { username = "joe", password = "" } }, "'login'")
   end)
@@ -136,7 +138,7 @@ describe("options", function()
     end)
   end
 
-  it("refuse headers that are not the caller's to set", function()
+  it("refuse headers that the caller must not set", function()
     for _, name in ipairs { "Authorization", "Proxy-Authorization", "Host", "Content-Length",
       "Transfer-Encoding", "Connection", "Cookie", "Expect" } do
       assert_refused(with { headers = { [name] = "x" } }, "'headers'", name)
@@ -158,7 +160,7 @@ describe("options", function()
     assert_refused(with { scope = { "a", "b\nc" } }, "'scope'", "control character")
   end)
 
-  it("take an ID token with any bytes and judge it at the fetch", function()
+  it("accept an ID token with any bytes, which is checked by the fetch", function()
     local client = icptoken.new { host = "localhost", port = 1, id_token = "a\nb\0c" }
     local token, message, code = client:fetch()
     assert.is_nil(token)
@@ -179,13 +181,13 @@ describe("options", function()
       end)
     end
 
-    it("are refused without a guess when none is near", function()
+    it("are refused without a suggestion if none is near", function()
       local message = refusal(with { completely_different = 1 })
       assert.matches("'completely_different'", message, 1, true)
       assert.is_nil(message:find("did you mean", 1, true))
     end)
 
-    it("are refused when their name is no plain string", function()
+    it("are refused if their name is not a plain string", function()
       refusal(with { [1] = "x" })
       refusal(with { [true] = "x" })
       refusal(with { [("x"):rep(1000)] = "x" })
@@ -205,18 +207,18 @@ describe("options", function()
       return options
     end
 
-    it("are one", function()
+    it("must be one", function()
       for _, one in ipairs { token, file, basic, anonymous, login, call } do
         icptoken.new(both(one)):close()
       end
     end)
 
-    it("are not none", function()
+    it("must not be none", function()
       assert_refused({ host = "a" }, "no credential", "id_token")
       assert_refused({ host = "a", anonymous = false }, "no credential")
     end)
 
-    it("are not two", function()
+    it("must not be two", function()
       local all = { token, file, basic, anonymous, login }
       for _, one in ipairs { file, basic, anonymous, login } do
         assert_refused(both(call, one), "more than one credential")
@@ -226,7 +228,7 @@ describe("options", function()
       end
     end)
 
-    it("are name and password together, the name without a colon", function()
+    it("must be name and password together, the name without a colon", function()
       assert_refused({ host = "a", username = "u" }, "'username'", "'password'")
       assert_refused({ host = "a", password = "p" }, "'password'", "'username'")
       assert_refused({ host = "a", username = "u:v", password = "p" }, "'username'", "colon")
@@ -234,7 +236,7 @@ describe("options", function()
   end)
 
   describe("of the endpoint", function()
-    it("are host or url, not both and not none", function()
+    it("must be either host or url", function()
       assert_refused({ anonymous = true }, "'host'", "'url'")
       for _, name in ipairs { "host", "path" } do
         assert_refused({ url = "https://a/b", [name] = "/a", anonymous = true }, "'url'")
@@ -242,7 +244,7 @@ describe("options", function()
       assert_refused({ url = "https://a/b", port = 1, anonymous = true }, "'url'")
     end)
 
-    it("may be an IPv6 number with brackets and without", function()
+    it("may be an IPv6 address with brackets and without", function()
       for _, host in ipairs { "::1", "[::1]", "2001:db8::5" } do
         local client = icptoken.new(with { host = host })
         assert.matches("]:8443", tostring(client), 1, true)
@@ -250,7 +252,7 @@ describe("options", function()
       end
     end)
 
-    it("are https, or http to this machine, or http that is asked for", function()
+    it("must be https, or http to this machine, or http with allow_http", function()
       for _, host in ipairs { "localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]" } do
         icptoken.new(with { url = "http://" .. host .. ":8080/t" }):close()
       end
@@ -260,12 +262,12 @@ describe("options", function()
       end
     end)
 
-    it("do not believe a name of this machine that resolve sends elsewhere", function()
+    it("do not treat a name that resolve maps elsewhere as this machine", function()
       assert_refused(with { url = "http://localhost:80/t", resolve = { ["localhost:80"] = "10.0.0.5" } },
         "'url'", "allow_http")
     end)
 
-    it("do not show a plain http request to a proxy", function()
+    it("do not send a plain http request to a proxy", function()
       assert_refused(with { url = "http://a/t", allow_http = true, proxy = "http://p:3128" }, "'proxy'")
       assert_refused(with { url = "http://localhost/t", proxy = "http://p:3128" }, "'proxy'")
       icptoken.new(with { url = "http://localhost/t", proxy = "" }):close()
@@ -276,7 +278,7 @@ describe("options", function()
     assert_refused(with { key = "/k" }, "'key'", "'cert'")
   end)
 
-  it("never appear with their value", function()
+  it("never appear in messages with their value", function()
     local value = "hunter2secret"
     for name in pairs(wrong_types) do
       local ok, message = pcall(icptoken.new, with { [name] = { [value] = value .. "\n" } })
@@ -290,13 +292,13 @@ describe("options", function()
     end
   end)
 
-  it("of a log-in are those of endpoint, TLS and network, with a user name and a password", function()
+  it("of a login are those of endpoint, TLS and network, with a user name and a password", function()
     local own = { service = "a", scope = "a", account = "a", client_id = "a", offline_token = true, id_token = "a",
-      id_token_file = "a", anonymous = true, login = {}, parallel = 2, realm = "a", error = "a" }
+      id_token_file = "a", anonymous = true, login = {}, parallel = 2, cache_size = 2, realm = "a", error = "a" }
     for name, value in pairs(own) do
       local ok, message = pcall(icptoken.login, { host = "a", username = "a", password = "b", [name] = value })
       assert.is_false(ok)
-      assert.matches("'" .. name .. "' does not belong to a log-in", message, 1, true)
+      assert.matches("'" .. name .. "' is not an option of icptoken.login", message, 1, true)
     end
     for name, values in pairs(wrong_types) do
       for _, value in ipairs(values) do
@@ -327,13 +329,13 @@ describe("options", function()
       for _, words in ipairs { ... } do assert.matches(words, message, 1, true) end
     end
 
-    it("are a table or nothing", function()
+    it("must be a table or absent", function()
       for _, request in ipairs { "repository:a:pull", 1, true } do
         assert.is_false((pcall(client.fetch, client, request)))
       end
     end)
 
-    it("are only those of a request", function()
+    it("must be those of a request", function()
       for _, name in ipairs { "host", "cacert", "insecure", "proxy", "id_token_file", "anonymous" } do
         assert_request_refused({ [name] = "x" }, "'" .. name .. "'", "belongs to the client")
       end
@@ -341,8 +343,16 @@ describe("options", function()
       assert_request_refused({ scop = "x" }, "'scop'", "'scope'")
     end)
 
-    it("of client:token and client:fetch_all bring no credential and no limits", function()
-      local own = { id_token = "a", username = "a", password = "b", timeout = 1, retries = 0 }
+    it("must not set a header that is reserved", function()
+      for _, name in ipairs { "Authorization", "host", "Accept", "A b" } do
+        assert_request_refused({ headers = { [name] = "x" } }, "'headers'")
+      end
+      assert_request_refused({ headers = "X: y" }, "'headers'", "a table")
+      assert_request_refused({ headers = { X = "y\n" } }, "'headers'")
+    end)
+
+    it("of client:token and client:fetch_all must not have a credential or limits", function()
+      local own = { id_token = "a", username = "a", password = "b", timeout = 1, retries = 0, headers = { a = "b" } }
       for name, value in pairs(own) do
         for call, request in pairs { token = { [name] = value }, fetch_all = { { [name] = value } } } do
           local ok, message = pcall(client[call], client, request)
@@ -353,7 +363,7 @@ describe("options", function()
       end
     end)
 
-    it("may hold realm and error, as a challenge does, if they are strings", function()
+    it("may contain realm and error, as a challenge does, if they are strings", function()
       for _, name in ipairs { "realm", "error" } do
         assert_request_refused({ [name] = 1 }, "'" .. name .. "'")
         assert_request_refused({ [name] = "a\n" }, "'" .. name .. "'", "control character")
@@ -361,7 +371,7 @@ describe("options", function()
       end
     end)
 
-    it("hold one credential at most", function()
+    it("must not have more than one credential", function()
       assert_request_refused({ id_token = "a", username = "u", password = "p" }, "more than one credential")
       assert_request_refused({ username = "u" }, "'password'")
     end)

@@ -1,9 +1,9 @@
--- The client among the other things of a process: signals, coroutines, fork, other modules, the end.
+-- The client in a process with signals, coroutines, forks and other modules, and at the end of the process.
 local testkit = require "testkit"
 local files = require "support.files"
 local interpreter = require "support.interpreter"
 local timing = require "support.timing"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
 
 describe("a client in its process", function()
@@ -44,13 +44,13 @@ describe("a client in its process", function()
   end
 
   describe("that waits when Ctrl-C comes", function()
-    -- starts a script, interrupts it once its request hangs, and gives how it ended
+    -- starts a script, interrupts it once its request hangs, and returns how it exited
     local function interrupt(body)
       icp:plan { delay = { before = 600 } }
       local child = interpreter.start { code = script(body) }
       wait_for_request()
       testkit.kill(child.pid, "INT")
-      local how, status, output = child.wait(100) -- less than the stub holds and the client waits
+      local how, status, output = child.wait(100) -- shorter than the stub holds its answer and the client waits
       return output, how, status
     end
 
@@ -73,7 +73,7 @@ describe("a client in its process", function()
       assert.matches("again: string", output, 1, true)
     end)
 
-    it("ends inside a coroutine, where hooks are a thread's own", function()
+    it("ends inside a coroutine, where each thread has its own hook", function()
       if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
         return pending "Lua 5.1 cannot reach the main thread's hook from a coroutine"
       end
@@ -85,7 +85,7 @@ describe("a client in its process", function()
       assert.matches("interrupted!", output, 1, true)
     end)
 
-    it("is as good as new between two attempts, too", function()
+    it("works afterwards, also if it was between two attempts", function()
       icp:plan({ status = 503, headers = { { "Retry-After", "300" } } })
       local child = interpreter.start { code = script [[
         options.retries = 3
@@ -94,7 +94,7 @@ describe("a client in its process", function()
         print("again: " .. type(assert(client:fetch()).token))
       ]] }
       wait_for_request()
-      testkit.sleep(0.05) -- not needed: whether it waits or is about to, the hook gets its turn
+      testkit.sleep(0.05) -- it need not wait already: the hook runs in either case
       testkit.kill(child.pid, "INT")
       local _, _, output = child.wait()
       assert.matches("interrupted!", output, 1, true)
@@ -125,7 +125,7 @@ describe("a client in its process", function()
         inside = false
       end, function() return client:fetch() end)
       assert.is_true(ok, token)
-      if inner_message then -- the hook may never run inside the call
+      if inner_message then -- the hook may not have run inside the call
         assert.matches("in the middle of a call", inner_message, 1, true)
       end
       assert.is_table(client:fetch())
@@ -166,7 +166,7 @@ describe("a client in its process", function()
   describe("made before a fork", function()
     local in_child = interpreter.fork
 
-    it("serves parent and child, each on a connection of its own", function()
+    it("works in parent and child, each with a connection of its own", function()
       local client = assert(icptoken.new(options))
       assert.is_table(client:fetch())
       local kept = icp:last().connection
@@ -174,11 +174,11 @@ describe("a client in its process", function()
       local childs = icp:last().connection
       assert.are_not.equal(kept, childs)
       assert.is_table(client:fetch())
-      assert.equal(kept, icp:last().connection) -- the parent's connection has come to no harm
+      assert.equal(kept, icp:last().connection) -- the parent's connection still works
       client:close()
     end)
 
-    it("may be closed in the child while the parent goes on", function()
+    it("may be closed in the child while the parent continues to use it", function()
       local client = assert(icptoken.new(options))
       assert.is_table(client:fetch())
       local kept = icp:last().connection
@@ -193,7 +193,7 @@ describe("a client in its process", function()
       client:close()
     end)
 
-    it("leaves no socket of the parent's open in the child", function()
+    it("leaves no socket of the parent open in the child", function()
       local client = assert(icptoken.new(options))
       assert.is_table(client:fetch())
       local before = #testkit.open_sockets()
@@ -205,7 +205,7 @@ describe("a client in its process", function()
       client:close()
     end)
 
-    it("serves a grandchild", function()
+    it("works in a grandchild", function()
       local client = assert(icptoken.new(options))
       assert.is_table(client:fetch())
       assert.equal(0, in_child(function()
@@ -214,7 +214,7 @@ describe("a client in its process", function()
       client:close()
     end)
 
-    it("works in a child when it had no connection yet", function()
+    it("works in a child if it had no connection yet", function()
       local client = assert(icptoken.new(options))
       assert.equal(0, in_child(function() return client:fetch() end))
       assert.is_table(client:fetch())
@@ -230,8 +230,8 @@ describe("a client in its process", function()
   end)
 
   describe("in a process that has no descriptor left", function()
-    -- Prints a line for each number of descriptors that are left: what a client made with them, and a call with them
-    -- of a client that was made before, give. Then what they give once there are enough again.
+    -- Prints a line for each number of descriptors that are left: the results of creating a client, and of a call of a
+    -- client that was created before. Then the results once there are enough descriptors again.
     local STARVE = [[
       local host, cert, key = arg[1], arg[7], arg[8]
       local icptoken = require "icptoken"
@@ -292,10 +292,10 @@ describe("a client in its process", function()
     }
     for _, host in ipairs { "127.0.0.1", "localhost" } do
       for _, case in ipairs(named) do
-        it(("is told so, and can be used later: host %s, option %s"):format(host, case[1]), function()
+        it(("reports that, and works later: host %s, option %s"):format(host, case[1]), function()
           local path = case[2]()
           local port = case.client_cert and icp.ports.client_cert or icp.port
-          local good, _, output = interpreter.run { code = STARVE, descriptors = 40, args = { host, tostring(port),
+          local good, _, output = interpreter.run { code = STARVE, descriptors = 256, args = { host, tostring(port),
             case[1], path, icp.ca, icp.id_token, case.client_cert and icp.client_cert or "",
             case.client_cert and icp.client_key or "" } }
           if case[1] == "capath" then os.execute("rm -r " .. path) end
@@ -335,7 +335,7 @@ describe("a client in its process", function()
       return directory
     end
 
-    -- Closes all descriptors but the standard ones, and opens logs, which get the numbers of what was closed.
+    -- Closes all descriptors but the standard ones, and opens logs, which get the numbers of the closed ones.
     local function open_logs(directory)
       testkit.close_descriptors(3)
       local logs = {}
@@ -350,7 +350,7 @@ describe("a client in its process", function()
       for n, log in ipairs(logs) do assert(log:write(n, " ", line, "\n")) end
     end
 
-    -- Every byte that was written is in the logs, and nothing else is.
+    -- Checks that the logs contain every byte that was written, and nothing else.
     local function check_logs(directory, lines)
       for n = 1, LOGS do
         local expected = {}
@@ -359,7 +359,7 @@ describe("a client in its process", function()
       end
     end
 
-    -- In a forked child, which prints why it failed. Its logs are checked by this process.
+    -- Runs in a forked child, which prints why it failed. This process checks its logs.
     local function in_daemon(lines, body)
       local directory = make_directory()
       local status = interpreter.fork(function()
@@ -373,7 +373,7 @@ describe("a client in its process", function()
       assert.is_true(ok, problem)
     end
 
-    -- What is done with the client there, by name.
+    -- Uses of the client there, by name.
     local uses = {
       { "fetches", function(client) assert(client:fetch()) end },
       { "fetches from many", function(client) assert.is_nil((select(2, assert(client:fetch_all { {}, {}, {} })))) end },
@@ -428,7 +428,7 @@ describe("a client in its process", function()
       client:close()
     end)
 
-    it("keeps a connection afterwards, and what it loses is bounded", function()
+    it("keeps a connection afterwards, and what it leaks is limited", function()
       in_daemon({ "before" }, function(directory)
         local client = assert(icptoken.new(options))
         assert(client:fetch())
@@ -462,7 +462,7 @@ describe("a client in its process", function()
     client:close()
   end)
 
-  it("does not die of SIGPIPE when the endpoint goes away", function()
+  it("is not killed by SIGPIPE when the endpoint closes the connection", function()
     icp:plan({ ["end"] = "reset", raw = "" }, { at = "connect", ["end"] = "reset" })
     local client = assert(icptoken.new(options))
     assert.equal("network", (select(3, client:fetch())))
@@ -472,7 +472,7 @@ describe("a client in its process", function()
   end)
 
   describe("whose module is loaded again", function()
-    it("goes on beside clients of the new module", function()
+    it("works beside clients of the new module", function()
       local old = assert(icptoken.new(options))
       package.loaded.icptoken = nil
       local again = require "icptoken"

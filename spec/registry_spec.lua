@@ -1,4 +1,4 @@
--- A real registry takes the tokens: Debian's docker-registry, which trusts the fake ICP's signing certificate.
+-- A real registry accepts the tokens: Debian's docker-registry, which trusts the fake ICP's signing certificate.
 
 local cjson = require "cjson"
 local files = require "support.files"
@@ -7,7 +7,7 @@ local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
 local ltn12 = require "ltn12"
 local registry_server = require "support.registry"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local SERVICE = "token-service"
 local REPOSITORY = "default/app"
@@ -28,7 +28,7 @@ teardown(function()
   stub:stop()
 end)
 
--- With the ID token, unless the request brings a user name and password.
+-- With the ID token, unless the request has a user name and password.
 local function fetch(request)
   local client = icptoken.new { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token }
   local answer = assert(client:fetch(request))
@@ -36,7 +36,7 @@ local function fetch(request)
   return answer.token
 end
 
--- Gives the status, the headers and the body.
+-- Returns the status, the headers and the body.
 local function ask(method, target, token, body, content_type)
   local chunks = {}
   local url = target:match "^http" and target or "http://" .. registry.address .. target
@@ -74,7 +74,7 @@ end
 local MANIFEST = [[{"schemaVersion":2,"mediaType":"%s","layers":[],
   "config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":%d,"digest":"%s"}}]]
 
--- Pushes an image without layers and gives its manifest.
+-- Pushes an image without layers and returns its manifest.
 local function push_image(token, tag)
   local configuration = push_blob(token, '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers"}}')
   local manifest = MANIFEST:format(MANIFEST_TYPE, configuration.size, configuration.digest)
@@ -84,7 +84,7 @@ local function push_image(token, tag)
 end
 
 describe("a real registry", function()
-  it("asks for a token of the service", function()
+  it("asks for a token for the service", function()
     local status, headers = ask("GET", "/v2/_catalog")
     assert.equal(401, status)
     assert.matches('service="token-service"', headers["www-authenticate"], 1, true)
@@ -102,11 +102,11 @@ describe("a real registry", function()
     assert.equal(200, (ask("GET", "/v2/_catalog", token)))
   end)
 
-  it("accepts one for the service alone where no scope is wanted", function()
+  it("accepts one for the service alone if no scope is required", function()
     assert.equal(200, (ask("GET", "/v2/", fetch { service = SERVICE })))
   end)
 
-  it("refuses the bare token, which names no service", function()
+  it("refuses a token without a service", function()
     local status, headers = ask("GET", "/v2/_catalog", fetch {})
     assert.equal(401, status)
     assert.matches('error="invalid_token"', headers["www-authenticate"], 1, true)
@@ -125,7 +125,7 @@ describe("a real registry", function()
     assert.matches('error="insufficient_scope"', headers["www-authenticate"], 1, true)
   end)
 
-  it("takes a push with one token and gives a pull with another", function()
+  it("accepts a push with one token and a pull with another", function()
     local manifest = push_image(fetch { service = SERVICE, scope = "repository:" .. REPOSITORY .. ":pull,push" }, "1")
     local pull = fetch { service = SERVICE, scope = "repository:" .. REPOSITORY .. ":pull" }
     local status, _, body = ask("GET", ("/v2/%s/manifests/1"):format(REPOSITORY), pull)

@@ -1,15 +1,15 @@
--- Which failures are tried again, how often, after how long a wait, and which never are.
+-- Which failures are retried, how often, and after how long a wait; and which never are.
 
 local cases = require "support.cases"
 local icptoken = require "icptoken"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
 local under_valgrind = os.getenv "ICPTOKEN_VALGRIND"
 
--- Waits are measured between requests as the stub saw them, so they hold an answer's way back and a request's way
--- there as well. What a fetch without a wait takes at the same time is allowed for that, and NOISE.
+-- Waits are measured between requests as the stub receives them, so they include the time for an answer and for the
+-- next request. For that, the time of a fetch without a wait is allowed, and NOISE.
 local NOISE = 0.05
 local FIRST_WAIT = 0.25
 
@@ -32,7 +32,7 @@ local function refuse_always(order)
   stub:plan(order)
 end
 
--- Seconds between the requests (or, for kind "connect", the connections) that the stub saw.
+-- The seconds between the requests (or, for kind "connect", the connections) that the stub received.
 local function read_gaps(kind)
   local gaps, before = {}, nil
   for _, entry in ipairs(stub:log()) do
@@ -59,7 +59,7 @@ local function format_date(epoch)
   return os.date("!%a, %d %b %Y %H:%M:%S GMT", epoch)
 end
 
--- Fetches, with waits of these seconds between the requests (or connections) that the stub saw, which it returns.
+-- Fetches, and checks the waits (in seconds) between the requests or connections that the stub received. Returns them.
 local function check_waits(seconds, orders, changes, kind)
   return timing.try(function()
     stub:reset()
@@ -98,8 +98,8 @@ local RETRIED = {
 -- Each: what, and how the first connection ends in its TLS handshake.
 local HANDSHAKES = { { "is closed", "close" }, { "breaks off", "abort" }, { "is reset", "reset" } }
 
-describe("a fetch is tried again after #short", function()
-  it("any failure that may pass", function()
+describe("a fetch is retried after #short", function()
+  it("any transient failure", function()
     local client = icptoken.new(cases.options(stub, { retries = 1, parallel = #RETRIED, timeout = 300 }))
     local requests = {}
     for n, case in ipairs(RETRIED) do
@@ -160,7 +160,7 @@ local FINAL = {
   { "status 505", "server_error", { status = 505 } }, { "status 201", "http_status", { status = 201 } },
   { "status 204", "http_status", { status = 204 } }, { "status 304", "http_status", { status = 304 } },
   { "status 429 without Retry-After", "rate_limited", { status = 429 } },
-  { "status 429 with a Retry-After that is none", "rate_limited",
+  { "status 429 with an invalid Retry-After", "rate_limited",
     { status = 429, headers = retry_after "soon" } },
   { "status 403 with Retry-After", "forbidden", { status = 403, headers = retry_after "0" } },
   { "a redirect", "redirect", { redirect = "/elsewhere" } },
@@ -169,11 +169,11 @@ local FINAL = {
   { "an answer with a wrong token", "invalid_response", { status = 200, body = '{"token":"a b"}' } },
   { "an answer with a wrong expires_in", "invalid_response", { status = 200, body = '{"token":"a","expires_in":-1}' } },
   { "an answer with a Retry-After", "invalid_response", { status = 200, body = "[]", headers = retry_after "0" } },
-  { "a token that has ended", "expired", { claims = { iat = 1000, exp = 2000 } } },
+  { "a token that has expired", "expired", { claims = { iat = 1000, exp = 2000 } } },
   { "an answer that is too large", "too_large", { endless = "headers" } },
 }
 
-describe("a fetch is not tried again after", function()
+describe("a fetch is not retried after", function()
   for _, case in ipairs(FINAL) do
     local what, code, order = case[1], case[2], case[3]
 
@@ -193,7 +193,7 @@ describe("a fetch is not tried again after", function()
     end)
   end
 
-  it("a credential that is none", function()
+  it("an invalid credential", function()
     local _, details = fail("invalid_credential", { id_token = "a b", retries = 2 })
     assert.equal(0, details.attempts)
     assert.same({}, stub:log())
@@ -207,7 +207,7 @@ end)
 
 describe("the number of attempts", function()
   for retries = 0, 2 do
-    it(("is at most %d with retries = %d, and the details tell it"):format(retries + 1, retries), function()
+    it(("is at most %d with retries = %d, and is in the details"):format(retries + 1, retries), function()
       refuse_always { status = 503 }
       local _, details = fail("server_error", { retries = retries })
       assert.equal(retries + 1, details.attempts)
@@ -223,7 +223,7 @@ describe("the number of attempts", function()
     assert.equal(3, #stub:requests())
   end)
 
-  it("is that of the request where it has a say, and for it alone", function()
+  it("is that of the request if it has the option, and for it alone", function()
     refuse_always { status = 503 }
     local client = icptoken.new(cases.options(stub, { retries = 0 }))
     for _, request in ipairs { { retries = 1 }, {}, { retries = 0 } } do
@@ -252,7 +252,7 @@ describe("the number of attempts", function()
 end)
 
 describe("the last attempt", function()
-  it("is the one that a failure tells of", function()
+  it("is the one that a failure describes", function()
     stub:plan({ status = 503, body = '{"message":"first"}', headers = retry_after "0" }, { status = 403 })
     local message, details = fail("forbidden", { retries = 2 })
     assert.equal(403, details.status)
@@ -262,7 +262,7 @@ describe("the last attempt", function()
     assert.not_matches("first", message, 1, true)
   end)
 
-  it("is told as a network failure after a refusal", function()
+  it("is reported as a network failure after a refusal", function()
     stub:plan({ status = 503 }, { cut = 60, ["end"] = "close" })
     local message, details = fail("network", { retries = 1 })
     assert.not_equal(503, details.status)
@@ -271,7 +271,7 @@ describe("the last attempt", function()
 end)
 
 describe("each attempt", function()
-  it("sends the same", function()
+  it("sends the same request", function()
     stub:plan({ status = 503 }, { raw = "", ["end"] = "reset" })
     assert(fetch { service = "s", scope = "a b", retries = 2 })
     local requests = stub:requests()
@@ -294,7 +294,7 @@ describe("the wait before another attempt", function()
     check_waits({ FIRST_WAIT, FIRST_WAIT * 2 }, { { status = 503, times = "forever" } }, { retries = 2 })
   end)
 
-  it("is as long after a connection that failed", function()
+  it("is the same after a connection that failed", function()
     check_waits({ FIRST_WAIT, FIRST_WAIT * 2 }, { { at = "connect", ["end"] = "reset", times = 2 } }, { retries = 2 },
       "connect")
   end)
@@ -331,12 +331,12 @@ local LATE = {
     date = "Fri, 01 Jan 2100 00:00:00 GMT" },
 }
 
-describe("a Retry-After that does not fit in the time left", function()
+describe("a Retry-After that exceeds the time left", function()
   for _, status in ipairs { 429, 503 } do
     for _, case in ipairs(LATE) do
       local what, value, seconds = case[1], case[2], case[3]
 
-      it(("returns a %d at once and is in the details: %s"):format(status, what), function()
+      it(("returns a %d at once, and is in the details: %s"):format(status, what), function()
         stub:plan { status = status, headers = retry_after(value), date = case.date }
         local _, details = fail(status == 429 and "rate_limited" or "server_error", { retries = 2, timeout = 50 })
         assert.equal(seconds, details.retry_after)
@@ -348,24 +348,24 @@ describe("a Retry-After that does not fit in the time left", function()
     end
   end
 
-  it("counts by this machine's clock when there is no Date", function()
+  it("is relative to this machine's clock if there is no Date", function()
     stub:plan { status = 503, headers = retry_after(format_date(os.time() + 3600)), date = false }
     local _, details = fail("server_error", { retries = 2 })
     assert.is_true(details.retry_after > 3000 and details.retry_after <= 3600)
   end)
 
-  it("as seconds since 1970 counts by this machine's clock when there is no Date", function()
+  it("in seconds since 1970 is relative to this machine's clock if there is no Date", function()
     stub:plan { status = 503, headers = retry_after(("%d"):format(os.time() + 3600)), date = false }
     local _, details = fail("server_error", { retries = 2 })
     assert.is_true(details.retry_after > 3000 and details.retry_after <= 3600)
   end)
 
-  it("as seconds since 1970 that have passed is none to wait for", function()
+  it("in seconds since 1970 that has passed causes no wait", function()
     stub:plan { status = 503, headers = retry_after "1512019461", date = "Thu, 30 Nov 2017 05:24:22 GMT" }
     assert(fetch { retries = 1 })
   end)
 
-  it("is judged by the time that is left, not by the timeout", function()
+  it("is compared with the time that is left, not with the timeout", function()
     timing.try(function(scale)
       stub:reset()
       stub:plan({ status = 503, headers = retry_after "1" },
@@ -383,8 +383,8 @@ describe("the timeout", function()
     return
   end
 
-  -- Attempts begin at 0, 0.25, 0.75, 1.75, 3.75 … s. Of twice the time one more fits in, with more time to spare.
-  it("is over all attempts and waits together", function()
+  -- Attempts begin at 0, 0.25, 0.75, 1.75, 3.75 … s. In twice the time there is one more, with more time to spare.
+  it("limits all attempts and waits together", function()
     local attempts = 2
     timing.try(function(scale)
       attempts = attempts + 1
@@ -410,7 +410,7 @@ describe("the timeout", function()
     end)
   end)
 
-  it("of a request is that request's alone", function()
+  it("of a request applies to that request only", function()
     timing.try(function(scale)
       local client = icptoken.new(cases.options(stub))
       stub:reset()

@@ -1,4 +1,4 @@
--- Runs the specs with busted under the runtime that runs this file, and counts them:
+-- Runs the specs with busted on the runtime that runs this file, and counts them:
 --   <runtime> spec/run.lua [busted's options] [spec files]
 -- BUILD names the directory of the compiled modules; without it they are built first.
 
@@ -17,12 +17,12 @@ end
 
 local build = os.getenv "BUILD" or build_modules()
 local label = build:match "[^/]*$" .. (os.getenv "ICPTOKEN_VALGRIND" and "-valgrind" or "")
-package.path = "lua/?.lua;spec/?.lua;" .. package.path
+package.path = "lua/?.lua;spec/?.lua;./?.lua;" .. package.path
 package.cpath = build .. "/?.so;" .. package.cpath
 
 local testkit = require "testkit"
 local sanitized = os.getenv "ICPTOKEN_SANITIZED"
--- the sanitizer belongs into this process, not into the shells and servers that specs start
+-- the sanitizer is for this process, not for the shells and servers that specs start
 if sanitized then testkit.unsetenv "LD_PRELOAD" end
 -- specs choose their proxies themselves
 for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy", "no_proxy" } do
@@ -44,7 +44,7 @@ local function indent(message)
   return "    " .. message:gsub("\n", "\n    ")
 end
 
--- busted's output handler: a line a file, and what failed or was skipped.
+-- busted's output handler: a line for each file, and the specs that failed or were skipped.
 local function report(busted)
   local full_name = require "busted.outputHandlers.base"().getFullName
   local started, before
@@ -78,7 +78,7 @@ end
 
 local exit = os.exit
 
--- Without files all in spec/ run, but not those in its directories: spec/gateway is for one runtime only.
+-- Without files, all in spec/ run, except those in its directories: spec/gateway is for one runtime only.
 table.insert(arg, 1, "--no-recursive")
 
 local function run_busted()
@@ -104,7 +104,7 @@ local function run_busted()
 end
 
 -- Ends the process with the state closed, which leak checkers need. Plain 5.1 closes it only when
--- the script itself returns or raises.
+-- the script itself returns or raises an error.
 local function leave(succeeded)
   if sanitized then testkit.pin_libraries() end
   if _VERSION == "Lua 5.1" and not rawget(_G, "jit") then
@@ -115,7 +115,7 @@ local function leave(succeeded)
 end
 
 local succeeded = run_busted()
-require "support.stub".stop_shared()
+require "stub.client".stop_shared()
 if tally.passed + tally.failed + tally.skipped == 0 then
   succeeded = false
   say("%s: no spec ran", label)

@@ -1,15 +1,15 @@
--- No message, detail, statistic or tostring holds a token, a password or an Authorization header, whatever a server
--- says and however a call fails. Each row below is a way to fail; all that it brings is searched for all secrets.
+-- No message, detail, statistic or tostring contains a token, a password or an Authorization header, whatever a server
+-- sends and however a call fails. Each row below is a way to fail; all its results are searched for all secrets.
 
 local cjson = require "cjson"
 local files = require "support.files"
 local icptoken = require "icptoken"
 local mime = require "mime"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local PATH = "/image-manager/api/v1/auth/token"
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
-local PIECE = 16 -- no part of a secret as long as this may be seen either
+local PIECE = 16 -- no part of a secret of this length may be shown either
 
 local OPAQUE = "0paque+ID/token~with_" .. ("Zq7."):rep(12) .. "=="
 local REFRESH = "refresh+0paque/token~of_joe_" .. ("Xy5."):rep(12)
@@ -22,7 +22,7 @@ local PROXY_BASIC = mime.b64("joe:" .. PROXY_PASSWORD)
 local KEY_PASSWORD = "key-password-not-the-right-one"
 
 local stub
-local credentials -- by name: the options, what of them is secret, and the scheme under which the first of that is sent
+local credentials -- by name: the options, the secrets among them, and the scheme under which the first secret is sent
 local pieces
 
 local CREDENTIALS = { "a JWT as ID token", "an opaque ID token", "a user name and password" }
@@ -31,7 +31,7 @@ local function encode_percent(text)
   return (text:gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
 end
 
--- The set of all parts that are PIECE long.
+-- The set of all parts of length PIECE.
 local function cut_into_pieces(secrets)
   local set = {}
   for _, secret in ipairs(secrets) do
@@ -90,7 +90,7 @@ local function options(changes)
   return all
 end
 
--- Fetches, which must fail, and searches all that comes of it. Gives the code.
+-- Fetches, which must fail, and searches all results. Returns the code.
 local function fail_hidden(what, client, request)
   local token, message, code, details = client:fetch(request)
   assert(token == nil, what .. " did not fail")
@@ -112,7 +112,7 @@ local function raise_hidden(what, call, ...)
   assert_hidden(what, problem)
 end
 
--- A client over plain http, which spares hundreds of handshakes.
+-- A client over plain http, which avoids hundreds of handshakes.
 local function open_client(credential)
   local changes = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), cacert = false }
   for name, value in pairs(credential.options) do changes[name] = value end
@@ -121,7 +121,7 @@ end
 
 local STATUSES = { 200, 201, 400, 401, 403, 404, 408, 418, 429, 500, 502, 503, 504 }
 
--- Each: how the server says it, and what it says of a secret, which it got under the scheme.
+-- Each: the form in which the server repeats a secret, and its text for one that it received under the scheme.
 local ECHOES = {
   { "as a header", function(secret, scheme) return "you sent Authorization: " .. scheme .. " " .. secret end },
   { "as a header in small letters", function(secret, scheme)
@@ -144,7 +144,7 @@ local ECHOES = {
   { "in message", function(secret) return cjson.encode { message = ("y"):rep(190) .. secret } end },
   { "in a JSON string", function(secret) return '"' .. secret .. '"' end },
   { "in JSON that is cut short", function(secret) return '{"errors":[{"message":"' .. secret end },
-  { "in JSON of a form that nobody knows", function(secret, scheme)
+  { "in JSON of an unknown form", function(secret, scheme)
     return cjson.encode { headers = { authorization = scheme .. " " .. secret } }
   end },
   { "percent-encoded", function(secret) return "no such path: /" .. encode_percent(secret) end },
@@ -166,11 +166,11 @@ describe("a server that repeats", function()
 
   for _, name in ipairs(CREDENTIALS) do
     for _, case in ipairs(ECHOES) do
-      it(("%s %s does not get it shown"):format(name, case[1]), function() echo_everywhere(name, case[2]) end)
+      it(("%s %s does not have it shown"):format(name, case[1]), function() echo_everywhere(name, case[2]) end)
     end
   end
 
-  it("another's JWT does not get it shown", function()
+  it("the JWT of another user does not have it shown", function()
     local other = "eyJhbGciOiJSUzI1NiJ9." .. ("Zm9vYmFy"):rep(20) .. "." .. ("c2lnbmF0"):rep(20)
     local client = open_client(credentials["an opaque ID token"])
     for _, status in ipairs(STATUSES) do
@@ -184,7 +184,7 @@ describe("a server that repeats", function()
     client:close()
   end)
 
-  it("the credential of a single request does not get it shown", function()
+  it("the credential of a single request does not have it shown", function()
     local client = open_client(credentials["a JWT as ID token"])
     stub:plan({ status = 403, body = "not " .. OPAQUE }, { status = 403, body = "not " .. PASSWORD })
     fail_hidden("ID token", client, { id_token = OPAQUE })
@@ -192,7 +192,7 @@ describe("a server that repeats", function()
     client:close()
   end)
 
-  it("a credential in the name of something secret does not get it shown", function()
+  it("a credential in a name that announces a secret does not have it shown", function()
     local secret = "hush_hush-id"
     local client = open_client { options = { id_token = secret } }
     for _, form in ipairs { "my_token-%s: abcdef", "token%s='%s'", "id_token_%s-hint=ab", '{"password-%s":"abcdef"}',
@@ -206,7 +206,7 @@ describe("a server that repeats", function()
     client:close()
   end)
 
-  it("the credential in its head does not get it shown", function()
+  it("the credential in its headers does not have it shown", function()
     for _, name in ipairs(CREDENTIALS) do
       local credential = credentials[name]
       local client
@@ -279,6 +279,92 @@ local ESCAPES = {
   { "a URL in HTML", function(text) return escape_html(write_each "%%%02X"(text)) end },
 }
 
+describe("a server that repeats the values of the option headers", function()
+  local KEYS = { ["X-API-Key"] = "api-key-of-joe-0123456789", ["X-Other"] = "ApiKey other/key?of=joe&0123" }
+
+  for many, others in pairs { few = 0, many = 200 } do
+    it(("does not have them shown, whether they are few or many: %s"):format(many), function()
+      local headers = {}
+      for name, value in pairs(KEYS) do headers[name] = value end
+      for i = 1, others do headers["X-" .. i] = ("value number %d"):format(i) end
+      local client = open_client { options = { id_token = OPAQUE, headers = headers } }
+      for _, key in ipairs { KEYS["X-API-Key"], KEYS["X-Other"], KEYS["X-Other"]:match " (.*)" } do
+        for _, text in ipairs { key, encode_percent(key), cjson.encode(key) } do
+          for _, body in ipairs { "no use of " .. text, cjson.encode { message = "no use of " .. text } } do
+            stub:plan { status = 401, body = body }
+            local _, message, _, details = client:fetch()
+            for _, shown in ipairs(collect_strings({ message, details }, {})) do
+              for at = 1, #key - 7 do assert.is_nil(shown:find(key:sub(at, at + 7), 1, true), shown) end
+            end
+            assert.matches("no use of ", message, 1, true)
+          end
+        end
+      end
+      client:close()
+    end)
+  end
+end)
+
+describe("a server that truncates what it repeats", function()
+  local FRONT = 24
+
+  for name, secret in pairs { ["an opaque ID token"] = OPAQUE, ["a user name and password"] = BASIC,
+    ["a password"] = PASSWORD } do
+    for _, mark in ipairs { "...", "\226\128\166", "' (cut off)" } do
+      it("has nothing of " .. name .. " shown before " .. mark, function()
+        local credential = credentials[name] or credentials["a user name and password"]
+        for _, front in ipairs { secret:sub(1, FRONT), encode_percent(secret:sub(1, FRONT)) } do
+          local client = open_client(credential)
+          stub:plan { status = 401, body = "no use of '" .. front .. mark }
+          local _, message = client:fetch()
+          assert.is_nil(message:find(front:sub(1, 12), 1, true), message)
+          assert.matches("no use of '[hidden]", message, 1, true)
+          client:close()
+        end
+      end)
+    end
+  end
+
+  it("has nothing of user name and password shown in the other alphabet of base64", function()
+    local password = "????>>>>????>>>>"
+    local pair = mime.b64("joe:" .. password):gsub("+", "-"):gsub("/", "_")
+    local client = open_client { options = { username = "joe", password = password } }
+    stub:plan { status = 401, body = "no use of " .. pair }
+    local _, message = client:fetch()
+    assert.matches("no use of [hidden]", message, 1, true)
+    client:close()
+  end)
+end)
+
+describe("a server whose text is crafted to take time", function()
+  local BYTES = 16000
+  -- the texts below do not contain any part of it completely
+  local LOOPED = ("a"):rep(3500) .. "b"
+
+  -- The seconds of CPU time that a refusal with this text takes.
+  local function measure(words)
+    local client = open_client { options = { id_token = LOOPED } }
+    stub:plan { status = 403, body = cjson.encode { errors = { { code = "DENIED", message = words } } } }
+    local before = os.clock()
+    local _, message, code = client:fetch()
+    local seconds = os.clock() - before
+    client:close()
+    assert.equal("forbidden", code)
+    assert.is_nil(message:find(("a"):rep(PIECE), 1, true))
+    return seconds
+  end
+
+  local function fill(piece) return "password=" .. piece:rep(math.floor(BYTES / #piece)) .. "c" end
+
+  it("takes about as long as one with ordinary text of that length", function()
+    local control = measure(fill "x")
+    for _, piece in ipairs { ("a"):rep(3499) .. "c", "a", "%61", "&#x61;" } do
+      local seconds = measure(fill(piece))
+      assert.is_true(seconds < 20 * control + 0.2, ("%q: %.2f s, and %.3f s"):format(piece, seconds, control))
+    end
+  end)
+end)
+
 describe("a server that repeats, escaped for", function()
   local SPACED = "Gr\195\188n hunter2&co \240\159\152\128 <pass> 'word' =+/~"
 
@@ -319,7 +405,7 @@ describe("a server that repeats, escaped for", function()
     end)
   end
 
-  it("nothing, but in base64, user name and password does not get them shown", function()
+  it("nothing, but in base64, user name and password does not have them shown", function()
     for _, credential in ipairs { { username = "joe", password = SPACED },
       { login = { username = "joe", password = SPACED } } } do
       local pair = mime.b64("joe:" .. SPACED)
@@ -330,7 +416,7 @@ describe("a server that repeats, escaped for", function()
   end)
 end)
 
-describe("a server that answers with what is not text", function()
+describe("a server that answers with data that is not text", function()
   local SHORT = "sh0rt.tok"
 
   local function run(command, input)
@@ -410,7 +496,7 @@ describe("a server that answers with what is not text", function()
   end)
 end)
 
-describe("a redirect to a place that holds the credential", function()
+describe("a redirect to a URL that contains the credential", function()
   local PLACES = {
     { "as its path", "https://login.example/%s" },
     { "as its query", "https://login.example/path?token=%s" },
@@ -440,11 +526,11 @@ describe("a redirect to a place that holds the credential", function()
     it(case[1] .. ", percent-encoded, does not get it shown", function() redirect_to(case[2], encode_percent) end)
   end
 
-  -- wherever the header's value is cut, inside an escape too
+  -- wherever the header's value is truncated, even inside an escape
   for _, spell in ipairs { encode_percent, tostring } do
     local how = spell == encode_percent and ", percent-encoded," or ""
 
-    it("and is longer than what is kept of a header" .. how .. " does not get it shown", function()
+    it("and is longer than what is kept of a header" .. how .. " does not have it shown", function()
       local long = ("Zq+7."):rep(300)
       local client = icptoken.new(options { id_token = long })
       for padding = 1, 8 do
@@ -457,7 +543,7 @@ describe("a redirect to a place that holds the credential", function()
     end)
   end
 
-  it("of somebody else, with a user longer than what is kept of a header, does not get it shown", function()
+  it("of another user, whose name is longer than what is kept of a header, does not have it shown", function()
     stub:plan { redirect = "https://joe:" .. ("stranger"):rep(100) .. "@login.example/" }
     local _, message, code = icptoken.fetch(options { id_token = OPAQUE })
     assert.equal("redirect", code)
@@ -465,7 +551,7 @@ describe("a redirect to a place that holds the credential", function()
   end)
 end)
 
-describe("a token that was answered is not shown", function()
+describe("a token in an answer is not shown", function()
   local function fail_on_answers(orders, code)
     local client = open_client(credentials["a JWT as ID token"])
     for i, order in ipairs(orders) do
@@ -476,7 +562,7 @@ describe("a token that was answered is not shown", function()
     client:close()
   end
 
-  it("when its life makes no sense", function()
+  it("if its lifetime is invalid", function()
     local orders = {}
     for _, expires_in in ipairs { -1, "soon", {} } do
       orders[#orders + 1] = { token = ANSWERED, expires_in = expires_in }
@@ -484,12 +570,12 @@ describe("a token that was answered is not shown", function()
     fail_on_answers(orders, "invalid_response")
   end)
 
-  it("when it has ended", function()
+  it("if it has expired", function()
     fail_on_answers({ { expires_in = 0.5, token = ANSWERED, extra = { access_token = ANSWERED } },
       { claims = { iat_in = -100, exp_in = -50 } } })
   end)
 
-  it("when it is not of the form of a token", function()
+  it("if it does not have the form of a token", function()
     fail_on_answers({ { token = ANSWERED .. " and more" }, { token = { ANSWERED } }, { token = ANSWERED .. "\n" } },
       "invalid_response")
   end)
@@ -500,7 +586,7 @@ describe("a token that was answered is not shown", function()
     '{"access_token":"%s"}}', '{"refresh_token": "%s",,}', '{ "token" :\n"%s", nil}', "token=%s&expires_in=1800",
     "{'token': '%s'}", '{"body":"{\\"token\\":\\"%s\\"}"', "ID token:  %s\n",
   } do
-    it("when the answer is no JSON: " .. form:gsub("\n", " "), function()
+    it("if the answer is not JSON: " .. form:gsub("\n", " "), function()
       local client = open_client(credentials["a JWT as ID token"])
       for _, token in ipairs { stub.id_token, ANSWERED } do
         stub:plan { status = 200, body = (form:gsub("%%s", function() return token end)) }
@@ -510,7 +596,7 @@ describe("a token that was answered is not shown", function()
     end)
   end
 
-  it("when the answer is cut short", function()
+  it("if the answer is cut short", function()
     for _, framing in ipairs { "length", "chunked", "close" } do
       local order = { token = ANSWERED, framing = framing }
       local length = stub:render(order).length
@@ -523,13 +609,13 @@ describe("a token that was answered is not shown", function()
     end
   end)
 
-  it("when the answer is too large", function()
+  it("if the answer is too large", function()
     stub:plan { token = ANSWERED }
     fail_with("too large", { id_token = stub.id_token, max_body_bytes = 40 }, "too_large")
   end)
 end)
 
--- Each: how it fails, the options (with every secret that can be among them), the code.
+-- Each: how it fails, the options (with every secret that they can contain), the code.
 local function list_connection_failures()
   local proxy = "http://joe:" .. PROXY_PASSWORD .. "@127.0.0.1:"
   local through = proxy .. stub.ports.proxy
@@ -546,10 +632,10 @@ local function list_connection_failures()
     { "unreadable CA", { cacert = "/nonexistent/ca.pem" }, "tls" },
     { "port refuses", { port = stub.ports.refuse }, "connect" },
     { "unknown name", { host = "no-such-host.invalid" }, "resolve" },
-    { "nobody answers", { port = stub.ports.hang, timeout = 0.2 }, "timeout" },
+    { "no answer", { port = stub.ports.hang, timeout = 0.2 }, "timeout" },
     { "proxy refuses connections", { proxy = proxy .. stub.ports.refuse }, "proxy" },
     { "proxy speaks no HTTP", { proxy = proxy .. stub.ports.https }, "proxy" },
-    { "proxy says nothing", { proxy = proxy .. stub.ports.hang, timeout = 0.2 }, "timeout" },
+    { "proxy that does not answer", { proxy = proxy .. stub.ports.hang, timeout = 0.2 }, "timeout" },
     { "proxy refuses the tunnel", { proxy = through, host = "denied.test" }, "proxy" },
     { "proxy cannot get there", { proxy = through, port = stub.ports.refuse }, "proxy" },
     { "unknown CA behind a proxy", { proxy = through, port = stub.ports.unknown_ca }, "tls" },
@@ -574,7 +660,7 @@ describe("a connection that fails shows no secret", function()
     end)
   end
 
-  it("when the proxy repeats its password", function()
+  it("if the proxy repeats its password", function()
     for _, status in ipairs { 302, 403, 407, 500 } do
       local said = PROXY_PASSWORD .. " " .. PROXY_BASIC
       stub:plan { listener = "proxy", status = status, body = said, headers = { { "Location", "https://" .. said },
@@ -584,7 +670,7 @@ describe("a connection that fails shows no secret", function()
     end
   end)
 
-  it("when the endpoint learns of the proxy's or the key's password and repeats it", function()
+  it("if the endpoint knows the password of the proxy or of the key and repeats it", function()
     stub:plan { status = 403, body = PROXY_PASSWORD .. " " .. stub.client_key_password }
     local client = icptoken.new(options { id_token = OPAQUE, cert = stub.client_cert, key = stub.client_encrypted_key,
       key_password = stub.client_key_password,
@@ -596,7 +682,7 @@ describe("a connection that fails shows no secret", function()
 end)
 
 describe("the endpoint's query", function()
-  it("is shown nowhere", function()
+  it("is not shown", function()
     local client = icptoken.new { url = ("https://localhost:%d%s?key=%s"):format(stub.port, PATH, ANSWERED),
       cacert = stub.ca, id_token = OPAQUE, retries = 0 }
     for _, order in ipairs { { status = 404 }, { status = 500 }, { redirect = "/" }, { ["end"] = "reset", cut = 0 } } do
@@ -625,7 +711,7 @@ describe("a credential that cannot be sent", function()
     end)
   end
 
-  it("is not shown when it was taken for the name of a file", function()
+  it("is not shown if it was passed as the name of a file", function()
     fail_with("file name", { id_token_file = stub.id_token }, "invalid_credential")
   end)
 end)
@@ -665,25 +751,25 @@ describe("a call that raises shows no secret", function()
       { "an unknown option", { host = "h", id_token = OPAQUE, passwort = PASSWORD } },
       { "a misplaced value", { host = "h", OPAQUE } },
       { "a token as the name of an option", { host = "h", [stub.id_token] = true } },
-      { "a log-in that is a string", { host = "h", login = "joe:" .. PASSWORD } },
-      { "a log-in without a name", { host = "h", login = { password = PASSWORD } } },
-      { "a log-in with a list", { host = "h", login = { username = "joe", password = { PASSWORD } } } },
-      { "a log-in with a control character", { host = "h",
+      { "a login that is a string", { host = "h", login = "joe:" .. PASSWORD } },
+      { "a login without a name", { host = "h", login = { password = PASSWORD } } },
+      { "a login with a list", { host = "h", login = { username = "joe", password = { PASSWORD } } } },
+      { "a login with a control character", { host = "h",
         login = { username = "joe", password = PASSWORD .. "\n" } } },
-      { "a log-in with more", { host = "h", login = { username = "joe", password = PASSWORD, [OPAQUE] = OPAQUE } } },
-      { "a log-in beside an ID token", { host = "h", id_token = OPAQUE,
+      { "a login with more", { host = "h", login = { username = "joe", password = PASSWORD, [OPAQUE] = OPAQUE } } },
+      { "a login beside an ID token", { host = "h", id_token = OPAQUE,
         login = { username = "joe", password = PASSWORD } } },
     }
   end
 
-  it("when the options are wrong", function()
+  it("if the options are wrong", function()
     for _, case in ipairs(list_mistakes()) do
       raise_hidden(case[1], icptoken.new, case[2])
       raise_hidden(case[1], icptoken.fetch, case[2])
     end
   end)
 
-  it("when the options are no table", function()
+  it("if the options are not a table", function()
     raise_hidden("new", icptoken.new, OPAQUE)
     raise_hidden("fetch", icptoken.fetch, OPAQUE)
     raise_hidden("decode", icptoken.decode, { OPAQUE })
@@ -691,7 +777,7 @@ describe("a call that raises shows no secret", function()
     raise_hidden("challenge", icptoken.challenge, { OPAQUE })
   end)
 
-  it("when the options of a log-in are wrong", function()
+  it("if the options of a login are wrong", function()
     for _, changes in ipairs {
       { password = PASSWORD .. "\n" }, { password = { PASSWORD } }, { username = "joe:" .. PASSWORD, password = true },
       { scope = OPAQUE }, { id_token = OPAQUE }, { passwort = PASSWORD }, { [OPAQUE] = PASSWORD }, { PASSWORD },
@@ -703,7 +789,7 @@ describe("a call that raises shows no secret", function()
     end
   end)
 
-  it("when a request is wrong", function()
+  it("if a request is wrong", function()
     local client = icptoken.new(options { id_token = OPAQUE })
     for _, request in ipairs {
       { id_token = OPAQUE, timeout = 0 }, { id_token = OPAQUE, username = "joe", password = PASSWORD },
@@ -721,7 +807,7 @@ describe("a call that raises shows no secret", function()
 end)
 
 describe("decode shows no secret", function()
-  it("of a string that is no JWT", function()
+  it("of a string that is not a JWT", function()
     for _, text in ipairs { OPAQUE, stub.id_token:sub(1, -400), stub.id_token .. "." .. OPAQUE, "Bearer " .. OPAQUE,
       "x." .. mime.b64(OPAQUE):gsub("[+/=]", "") .. ".x" } do
       local decoded, message, code, details = icptoken.decode(text)
@@ -745,7 +831,7 @@ describe("a client that works", function()
   end)
 end)
 
--- The options of a log-in over plain http, with a password that is in the set of secrets.
+-- The options of a login over plain http, with a password that is among the secrets.
 local function login_options(changes)
   local all = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, LOGIN_PATH), username = "joe",
     password = PASSWORD, timeout = 60, retries = 0 }
@@ -772,7 +858,7 @@ end
 
 describe("an identity provider that repeats", function()
   for _, case in ipairs(ECHOES) do
-    it(("the password or the form %s does not get it shown"):format(case[1]), function()
+    it(("the password or the form %s does not have it shown"):format(case[1]), function()
       local form = "grant_type=password&username=joe&password=" .. encode_percent(PASSWORD) .. "&scope=openid"
       for _, secret in ipairs { PASSWORD, form, "password=" .. PASSWORD } do
         local body = case[2](secret, "Basic")
@@ -787,7 +873,7 @@ describe("an identity provider that repeats", function()
     end)
   end
 
-  it("the password in its head does not get it shown", function()
+  it("the password in its headers does not have it shown", function()
     for _, secret in ipairs { PASSWORD, encode_percent(PASSWORD) } do
       for _, header in ipairs { "Retry-After", "WWW-Authenticate", "Location", "Set-Cookie" } do
         stub:plan { status = 401, headers = { { header, secret } } }
@@ -801,14 +887,14 @@ describe("an identity provider that repeats", function()
   end)
 end)
 
-describe("what the identity provider answered is not shown", function()
+describe("the answer of the identity provider is not shown", function()
   for _, form in ipairs {
     '{"id_token":"%s"', '{"id_token":"%s and more","refresh_token":"%s"}', '{"id_token":["%s"]}',
     '{"access_token":"%s","refresh_token":"%s"}', '{"id_token":"%s","expires_in":-1}',
     '{"id_token":"%s","expires_in":"%s"}', '{"refresh_token": "%s",,}', "id_token=%s&refresh_token=%s",
     '["%s"]', "ID token:  %s\n", '{"id_token":"%s","n":1e400}',
   } do
-    it("when it is of the form " .. form:gsub("%c", " "), function()
+    it("if it has the form " .. form:gsub("%c", " "), function()
       local client = open_login_client()
       for _, secret in ipairs { stub.id_token, form:find "^%[" and stub.id_token or ANSWERED } do
         local body = form:gsub("%%s", function() return secret end)
@@ -820,7 +906,7 @@ describe("what the identity provider answered is not shown", function()
     end)
   end
 
-  it("when the token endpoint repeats it", function()
+  it("if the token endpoint repeats it", function()
     for _, case in ipairs(ECHOES) do
       for _, status in ipairs { 200, 401, 403, 500 } do
         local client = open_login_client()
@@ -833,7 +919,7 @@ describe("what the identity provider answered is not shown", function()
     end
   end)
 
-  it("when the token endpoint repeats the password", function()
+  it("if the token endpoint repeats the password", function()
     local client = open_login_client()
     plan_login()
     for _, case in ipairs(ECHOES) do
@@ -843,7 +929,7 @@ describe("what the identity provider answered is not shown", function()
     client:close()
   end)
 
-  it("when a new ID token is refused as the old one was", function()
+  it("if a new ID token is refused as the old one was", function()
     local client = open_login_client()
     plan_login()
     plan_login()
@@ -854,8 +940,8 @@ describe("what the identity provider answered is not shown", function()
   end)
 end)
 
-describe("a log-in's connection that fails shows no secret", function()
-  it("whatever the reason", function()
+describe("a login's connection that fails shows no secret", function()
+  it("for any reason", function()
     for _, case in ipairs(list_connection_failures()) do
       local changes = { url = false, host = "localhost", port = stub.port, cacert = stub.ca }
       for name, value in pairs(case[2]) do changes[name] = value end
@@ -886,7 +972,7 @@ describe("fetch_all shows no secret", function()
     end)
   end
 
-  it("with a log-in", function()
+  it("with a login", function()
     local client = open_login_client()
     plan_login()
     stub:plan { path = PATH, status = 401, body = ANSWERED .. " " .. PASSWORD, times = "forever" }
@@ -913,7 +999,7 @@ describe("an id_token function shows no secret", function()
     ["nil and a table"] = function() return nil, { OPAQUE } end,
     ["a JWT and a line break"] = function() return stub.id_token .. "\n" .. stub.id_token end,
   } do
-    it("when it returns " .. what, function()
+    it("if it returns " .. what, function()
       local client = open_client { options = { id_token = returned } }
       assert.equal("invalid_credential", fail_hidden(what, client))
       local token, message, code, details = client:token()
@@ -926,7 +1012,7 @@ describe("an id_token function shows no secret", function()
     end)
   end
 
-  it("when what it gave is repeated", function()
+  it("if its result is repeated", function()
     local client = open_client { options = { id_token = function() return OPAQUE end } }
     for _, case in ipairs(ECHOES) do
       stub:plan { status = 403, body = case[2](OPAQUE, "Bearer") }
@@ -948,7 +1034,7 @@ describe("a challenge that cannot be used", function()
 end)
 
 describe("a client that keeps tokens", function()
-  it("shows no secret in tostring or stats, or when it hands out an old one", function()
+  it("shows no secret in tostring or stats, or if it returns an old one", function()
     local client = open_login_client()
     plan_login()
     stub:set { id_tokens = { ANSWERED } }

@@ -1,9 +1,10 @@
--- TLS: whom a client trusts, what it says when it does not, and how it shows a certificate of its own.
+-- TLS: which servers a client trusts, what it reports if it does not, and how it presents its own certificate.
 
 local files = require "support.files"
 local icptoken = require "icptoken"
 local interpreter = require "support.interpreter"
-local stub_client = require "support.stub"
+local shell = require "support.shell"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 
 local WRONG_PIN = "sha256//" .. ("A"):rep(43) .. "="
@@ -47,13 +48,11 @@ local function make_directory()
 end
 
 local function run(command)
-  local process = assert(io.popen(command .. " 2>&1"))
-  local output = process:read "*a"
-  process:close()
+  local output = shell.run(command .. " 2>&1")
   return output
 end
 
--- A directory that holds the CA as OpenSSL looks for one: under the hash of its subject.
+-- A directory with the CA under the name by which OpenSSL looks for it: the hash of its subject.
 local function make_hashed_directory(ca)
   local directory = make_directory()
   local hash = run("openssl x509 -noout -hash -in " .. interpreter.quote(ca)):match "^%x+"
@@ -73,22 +72,22 @@ end)
 
 before_each(function() stub:reset() end)
 
--- Each: the listener with the bad certificate, and the mend that the message must name.
+-- Each row is a listener with a bad certificate, and the hint that the message must contain.
 local BAD_CERTIFICATES = {
   { "from an unknown CA", "unknown_ca", "no CA in %s has signed it" },
-  { "for another host", "wrong_host", "use a name that the certificate holds as host" },
+  { "for another host", "wrong_host", "set host to a name in the certificate" },
   { "that has expired", "expired", "have it renewed, or check this machine's clock" },
 }
 
 describe("a certificate #short", function()
-  it("is accepted when the given CA has signed it", function() accept() end)
+  it("is accepted if the given CA has signed it", function() accept() end)
 
   for _, case in ipairs(BAD_CERTIFICATES) do
-    local what, listener, mend = case[1], case[2], case[3]
+    local what, listener, hint = case[1], case[2], case[3]
 
-    it(what .. " is refused with its mend, and no request is sent", function()
+    it(what .. " is refused with a hint, and no request is sent", function()
       local port = stub.ports[listener]
-      refuse({ port = port }, "localhost:" .. port, mend:format(stub.ca))
+      refuse({ port = port }, "localhost:" .. port, hint:format(stub.ca))
       assert.same({}, stub:requests())
     end)
 
@@ -98,7 +97,7 @@ describe("a certificate #short", function()
     end)
   end
 
-  it("of a private CA is refused when no CA is given, and the message says how to give it", function()
+  it("of a private CA is refused if no CA is given, and the message says how to pass it", function()
     refuse({ cacert = false }, "pass cacert = the cluster's CA")
   end)
 
@@ -113,14 +112,14 @@ describe("a certificate #short", function()
 end)
 
 describe("a TLS version", function()
-  local MEND = "the server speaks no TLS version that tls_min allows"
+  local HINT = "the server speaks no TLS version that tls_min allows"
 
   it("older than 1.2 is refused", function()
-    refuse({ port = stub.ports.tls11 }, "localhost:" .. stub.ports.tls11, MEND)
+    refuse({ port = stub.ports.tls11 }, "localhost:" .. stub.ports.tls11, HINT)
   end)
 
-  it("older than 1.2 is refused with insecure = true too", function()
-    refuse({ port = stub.ports.tls11, insecure = true }, MEND)
+  it("older than 1.2 is refused with insecure = true, too", function()
+    refuse({ port = stub.ports.tls11, insecure = true }, HINT)
   end)
 
   it("of 1.2 is accepted by default, and with tls_min = \"1.2\"", function()
@@ -131,7 +130,7 @@ describe("a TLS version", function()
   end)
 
   it("of 1.2 is refused with tls_min = \"1.3\"", function()
-    refuse({ port = stub.ports.tls12, tls_min = "1.3" }, MEND)
+    refuse({ port = stub.ports.tls12, tls_min = "1.3" }, HINT)
   end)
 
   it("of 1.3 is used with tls_min = \"1.3\"", function()
@@ -145,16 +144,16 @@ describe("a pinned public key", function()
     accept { pinned_public_key = stub.pin }
   end)
 
-  it("that is the server's does not make up for an unknown CA", function()
+  it("that is the server's does not replace a trusted CA", function()
     refuse { pinned_public_key = stub.pin, cacert = stub.other_ca }
   end)
 
-  it("that is another one is refused, and the message says what to change", function()
+  it("that is not the server's is refused, and the message says what to change", function()
     refuse({ pinned_public_key = WRONG_PIN }, "is not the pinned one", "change pinned_public_key")
     assert.same({}, stub:requests())
   end)
 
-  it("holds with insecure = true as well", function()
+  it("is checked with insecure = true as well", function()
     refuse({ pinned_public_key = WRONG_PIN, insecure = true }, "change pinned_public_key")
     accept { pinned_public_key = stub.pin, insecure = true, cacert = false }
   end)
@@ -167,7 +166,7 @@ describe("a client certificate", function()
     return all
   end
 
-  it("is sent when the server asks for one", function()
+  it("is sent if the server asks for one", function()
     accept(with_certificate())
     assert.equal("stub client", stub:last().client_cert)
   end)
@@ -197,7 +196,7 @@ describe("a client certificate", function()
       stub.client_encrypted_key, "a wrong key_password")
   end)
 
-  it("with an encrypted key and no key_password is refused, and nobody is asked for one", function()
+  it("with an encrypted key and no key_password is refused without a prompt", function()
     local ok, _, output = interpreter.run {
       timeout = 20,
       code = [[
@@ -218,7 +217,7 @@ describe("a client certificate", function()
     refuse(with_certificate { key = stub.server_key }, stub.server_key, "they do not belong together")
   end)
 
-  it("that is a file of something else is refused", function()
+  it("that is not a certificate is refused", function()
     refuse(with_certificate { cert = stub.id_token_file }, stub.id_token_file, "a wrong format")
   end)
 end)
@@ -235,8 +234,8 @@ describe("a file that cannot be read is named in the message", function()
     end)
   end
 
-  it("as a cacert that holds no certificate", function()
-    refuse({ cacert = stub.id_token_file }, "or it holds no CA", stub.id_token_file)
+  it("as a cacert that contains no certificate", function()
+    refuse({ cacert = stub.id_token_file }, "or it contains no CA", stub.id_token_file)
   end)
 
   it("as a cacert that is a directory", function()
@@ -260,7 +259,7 @@ describe("a directory of CAs", function()
 end)
 
 describe("a CA file that changes on disk", function()
-  it("is honoured at the next connection of the same client", function()
+  it("takes effect at the next connection of the same client", function()
     local path = make_path(files.read(stub.ca))
     local client = icptoken.new(options { cacert = path })
     stub:plan { keep_alive = false }
@@ -286,7 +285,7 @@ local FETCH = [[
   print(token and "token" or code, message)
 ]]
 
--- Fetches in a child with these variables of the environment; more arguments are options. Gives what it printed.
+-- Fetches in a child with these environment variables; further arguments are options. Returns what it printed.
 local function fetch_in_child(env, preload, ...)
   local ok, _, output = interpreter.run { code = FETCH, args = { tostring(stub.port), stub.id_token_file, ... },
     env = env, preload = preload }
@@ -294,13 +293,13 @@ local function fetch_in_child(env, preload, ...)
   return output
 end
 
--- What gives all its trust to another CA than the stub's.
+-- Options that trust only a CA that is not the stub's.
 local function each_own_trust(check)
   check("cacert", stub.other_ca)
   check("capath", make_hashed_directory(stub.other_ca))
 end
 
--- A child finds a file and a directory in the place of those that its libcurl trusts by itself.
+-- A child finds a file and a directory in place of those that its libcurl trusts by default.
 describe("the system's store", function()
   local function fetch_with_store(file_ca, directory_ca, ...)
     local file, directory = testkit.default_trust()
@@ -310,7 +309,7 @@ describe("the system's store", function()
     return fetch_in_child({ MOVED_STORE = table.concat(rules, ":") }, "build/moved_store.so", ...)
   end
 
-  it("is trusted when neither cacert nor capath is given, its file and its directory alike", function()
+  it("is trusted if neither cacert nor capath is given, both its file and its directory", function()
     assert.matches("^token", fetch_with_store(stub.ca, stub.other_ca))
     assert.matches("^token", fetch_with_store(stub.other_ca, stub.ca))
     assert.matches("^tls\t.*pass cacert", fetch_with_store(stub.other_ca, stub.other_ca))
@@ -325,8 +324,8 @@ describe("the system's store", function()
     end)
   end)
 
-  -- the stub's main port stands for the proxy: its TLS counts, its answer to CONNECT does not
-  it("is what the certificate of an https proxy is verified by, whatever cacert is", function()
+  -- the stub's main port serves as the proxy: its TLS matters, its answer to CONNECT does not
+  it("verifies the certificate of an https proxy, whatever cacert is", function()
     local proxy = "https://localhost:" .. stub.port
     assert.matches("^tls\t.*the proxy on the way", fetch_with_store(stub.other_ca, stub.other_ca, "cacert", stub.ca,
       "proxy", proxy))

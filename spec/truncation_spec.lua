@@ -1,8 +1,8 @@
--- An answer that is cut off, after any of its bytes, never gives a token, and does not spoil the next fetch.
+-- An answer that is cut off, after any of its bytes, never returns a token, and does not affect the next fetch.
 
 local cases = require "support.cases"
 local icptoken = require "icptoken"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local timing = require "support.timing"
 
 local PATH = "/image-manager/api/v1/auth/token"
@@ -35,7 +35,7 @@ local function with(order, changes)
   return all
 end
 
--- Cuts at some positions, and at every one in the rows that are tagged.
+-- Truncates at some positions, and in the rows with a tag at every one.
 local function describe_steps(what, define)
   describe(what:format "some of its bytes", function() define(9) end)
   if not under_valgrind then describe(what:format "each of its bytes" .. " #deep", function() define(1) end) end
@@ -49,7 +49,7 @@ local function new_client(listener)
   return icptoken.new(cases.options(stub))
 end
 
--- A chunked answer that lacks no more than its last CRLF is whole to libcurl.
+-- libcurl accepts a chunked answer that lacks only its last CRLF as complete.
 local function may_be_whole(framing, cut, length)
   return framing == "chunked" and cut >= length - 2
 end
@@ -68,7 +68,7 @@ local function check_well(client, cut)
   assert.equal("abc", token.token)
 end
 
--- Cuts the answer after 0, step, … bytes, each time on a new connection and with a whole answer behind it.
+-- Truncates the answer after 0, step, … bytes, each time on a new connection, and then sends a complete answer.
 local function sweep(listener, framing, ending, step, code, request)
   local order = make_order(framing)
   local length = stub:render(order).length
@@ -87,7 +87,7 @@ local function sweep(listener, framing, ending, step, code, request)
 end
 
 describe("the stub's answer", function()
-  it("is a good one before it is cut", function()
+  it("is usable before it is truncated", function()
     for _, framing in ipairs { "length", "chunked", "close" } do
       stub:plan(make_order(framing))
       local client = new_client "https"
@@ -96,7 +96,7 @@ describe("the stub's answer", function()
     end
   end)
 
-  it("is cut to a body that is never good JSON by itself", function()
+  it("is truncated to a body that is never valid JSON by itself", function()
     local order = make_order "close"
     local rendered = stub:render(order)
     assert.is_true(rendered.head > 0 and rendered.length - rendered.head > 20)
@@ -117,8 +117,8 @@ describe_steps("an answer cut off after %s is a network failure", function(step)
   end
 end)
 
--- libcurl asks again by itself where a connection that it used before ends without a whole status line.
-describe_steps("an answer cut off after %s on a kept connection gives no token of its own", function(step)
+-- libcurl itself repeats a request if a kept connection is closed before a complete status line.
+describe_steps("an answer cut off after %s on a kept connection returns no token", function(step)
   for _, framing in ipairs { "length", "chunked", "close" } do
     it("with framing " .. framing, function()
       local order, kept = make_order(framing), make_order "length"
@@ -144,7 +144,7 @@ end)
 describe("an answer that stops after a byte, with the connection open, is a timeout", function()
   for _, framing in ipairs { "length", "chunked", "close" } do
     it("with framing " .. framing, function()
-      timing.try(function(scale) -- an order is left over where the limit came before its request did
+      timing.try(function(scale) -- an order is left over if the limit passed before its request was received
         stub:reset()
         sweep("https", framing, "hold", HOLD_STEP, "timeout", { timeout = HOLD_SECONDS * scale })
       end)
@@ -152,7 +152,7 @@ describe("an answer that stops after a byte, with the connection open, is a time
   end
 end)
 
--- The status of a refusal that was cut off in its body stands.
+-- The status of a refusal that was truncated in its body is reported.
 local function check_refused(status, cut, token, message, got, details)
   local codes = { [401] = "unauthorized", [503] = "server_error" }
   assert.equal(codes[status], got, ("after %d bytes: %s"):format(cut, message))
@@ -171,7 +171,7 @@ describe_steps("a refusal cut off after %s is a network failure in its head, and
           local cuts = { rendered.head - 2, rendered.head - 1, rendered.head, rendered.head + 1 }
           for cut = 0, rendered.length - 1, step do cuts[#cuts + 1] = cut end
           for _, cut in ipairs(cuts) do
-            -- a refused credential is remembered by its client; and a reset may overtake what was sent before it
+            -- a client remembers a refused credential; and a reset may overtake the data that was sent before it
             local client = new_client "https"
             stub:plan(with(order, { cut = cut, ["end"] = ending }))
             local token, message, code, details = client:fetch()
@@ -187,7 +187,7 @@ describe_steps("a refusal cut off after %s is a network failure in its head, and
     end
   end
 
-  it("and is tried again where its status may pass", function()
+  it("and is retried if its status is transient", function()
     local order = make_order("length", 503)
     local head = stub:render(order).head
     stub:plan(with(order, { cut = head + 1, ["end"] = "close" }), make_order "length")

@@ -1,5 +1,6 @@
--- Where requests wait for their answer. It counts them, which shows a spec how many a client has under way, and lets
--- an order hold back answers until so many requests are there: no spec has to guess how long that takes a machine.
+-- Where requests wait before they are answered. It counts them, so that a spec can tell how many a client has in
+-- progress, and an order can hold answers back until a number of requests have arrived, however long that takes a slow
+-- machine.
 
 local cqueues = require "cqueues"
 local condition = require "cqueues.condition"
@@ -8,49 +9,48 @@ local gate_methods = {}
 local gate_meta = { __index = gate_methods }
 
 local function complete(group)
-	group.is_complete = true
-	group.completed:signal()
+  group.is_complete = true
+  group.completed:signal()
 end
 
--- Until `count` requests whose orders say that number wait here.
+-- Waits until `count` requests whose orders have that number are here.
 local function wait_for_others(self, count)
-	local group = self.groups[count]
-	if not group then
-		group = { arrived = 0, is_complete = false, completed = condition.new() }
-		self.groups[count] = group
-	end
-	group.arrived = group.arrived + 1
-	if group.arrived >= count then
-		self.groups[count] = nil
-		complete(group)
-	end
-	while not group.is_complete do
-		group.completed:wait()
-	end
+  local group = self.groups[count]
+  if not group then
+    group = { arrived = 0, is_complete = false, completed = condition.new() }
+    self.groups[count] = group
+  end
+  group.arrived = group.arrived + 1
+  if group.arrived >= count then
+    self.groups[count] = nil
+    complete(group)
+  end
+  while not group.is_complete do
+    group.completed:wait()
+  end
 end
 
---- Waits as long as the order says before its answer begins. Notes in request.waiting how many requests wait then,
---- this one included.
+--- Waits as long as the order says. Sets request.waiting to the number of requests that wait then, including this one.
 function gate_methods:pass(request, order)
-	self.waiting = self.waiting + 1
-	request.waiting = self.waiting
-	if order.together then
-		wait_for_others(self, order.together)
-	end
-	if order.delay.before then
-		cqueues.sleep(order.delay.before)
-	end
-	self.waiting = self.waiting - 1
+  self.waiting = self.waiting + 1
+  request.waiting = self.waiting
+  if order.together then
+    wait_for_others(self, order.together)
+  end
+  if order.delay.before then
+    cqueues.sleep(order.delay.before)
+  end
+  self.waiting = self.waiting - 1
 end
 
---- Lets go all that wait for others.
+--- Releases all requests that wait for others.
 function gate_methods:open()
-	for _, group in pairs(self.groups) do
-		complete(group)
-	end
-	self.groups = {}
+  for _, group in pairs(self.groups) do
+    complete(group)
+  end
+  self.groups = {}
 end
 
 return {
-	new = function() return setmetatable({ waiting = 0, groups = {} }, gate_meta) end,
+  new = function() return setmetatable({ waiting = 0, groups = {} }, gate_meta) end,
 }

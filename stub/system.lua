@@ -1,6 +1,6 @@
--- What the stub needs of the operating system and LuaJIT's libraries do not give: resets, half closes, a port
--- that refuses, private directories and files, the descriptor limit. Everything goes through LuaJIT's ffi.
--- Descriptors stay owned by whoever passes them in, except that of reserve_refusing_port, which lives for the run.
+-- System calls that LuaJIT's libraries do not have, through its ffi: resets, half closes, a port that refuses
+-- connections, private directories and files, the descriptor limit. The caller keeps owning the descriptors that it
+-- passes.
 
 local ffi = require "ffi"
 
@@ -36,100 +36,100 @@ local RLIMIT_NOFILE = 7
 
 local system = {}
 
---- One of OpenSSL's libraries ("ssl", "crypto"), the very one that luaossl runs on.
+--- Returns the library of OpenSSL ("ssl" or "crypto") that luaossl uses.
 function system.load_openssl(name)
-	local ok, library = pcall(ffi.load, "lib" .. name .. ".so.3")
-	return ok and library or ffi.load(name)
+  local ok, library = pcall(ffi.load, "lib" .. name .. ".so.3")
+  return ok and library or ffi.load(name)
 end
 
 local libssl = system.load_openssl "ssl"
 
 --- Sends close_notify, which a cqueues socket never does by itself. ssl: luaossl's object, a box of one SSL pointer.
 function system.send_close_notify(ssl)
-	libssl.SSL_shutdown(ffi.cast("void **", ssl)[0])
+  libssl.SSL_shutdown(ffi.cast("void **", ssl)[0])
 end
 
---- Makes the next close of fd send RST: what is still unsent is thrown away.
+--- Makes the next close of fd send RST and discard unsent data.
 function system.reset_on_close(fd)
-	local linger = ffi.new("icp_linger", 1, 0)
-	return C.setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, ffi.sizeof(linger)) == 0
+  local linger = ffi.new("icp_linger", 1, 0)
+  return C.setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, ffi.sizeof(linger)) == 0
 end
 
---- Sends FIN below TLS, so that the peer sees an end without close_notify.
+--- Sends FIN without close_notify.
 function system.shut_down(fd)
-	C.shutdown(fd, SHUT_RDWR)
+  C.shutdown(fd, SHUT_RDWR)
 end
 
---- Sends FIN and leaves what the peer sends to be read.
+--- Sends FIN; what the peer sends can still be read.
 function system.end_sending(fd)
-	C.shutdown(fd, SHUT_WR)
+  C.shutdown(fd, SHUT_WR)
 end
 
 local scrap = ffi.new "char[16384]"
 
---- Throws away what has arrived. True while the peer may send more.
+--- Discards what has arrived. Returns whether the peer may send more.
 function system.discard_arrived(fd)
-	local length
-	repeat
-		length = C.recv(fd, scrap, ffi.sizeof(scrap), MSG_DONTWAIT)
-	until length <= 0
-	return length < 0 and ffi.errno() == EAGAIN
+  local length
+  repeat
+    length = C.recv(fd, scrap, ffi.sizeof(scrap), MSG_DONTWAIT)
+  until length <= 0
+  return length < 0 and ffi.errno() == EAGAIN
 end
 
---- A port of 127.0.0.1 where a connect is refused for as long as this process runs: bound, so that nobody else can
---- get it, and never listened on.
+--- Returns a port of 127.0.0.1 that refuses connections while this process runs: it is bound, so that no other process
+-- gets it, but does not listen.
 function system.reserve_refusing_port()
-	local fd = C.socket(AF_INET, SOCK_STREAM + SOCK_CLOEXEC, 0)
-	assert(fd >= 0, "cannot make a socket")
-	local address = ffi.new("icp_address", AF_INET, 0, { 127, 0, 0, 1 })
-	local length = ffi.new("unsigned[1]", ffi.sizeof(address))
-	assert(C.bind(fd, address, length[0]) == 0, "cannot bind a socket")
-	assert(C.getsockname(fd, address, length) == 0, "cannot name a socket")
-	local port = address.port
-	return math.floor(port / 256) + port % 256 * 256
+  local fd = C.socket(AF_INET, SOCK_STREAM + SOCK_CLOEXEC, 0)
+  assert(fd >= 0, "cannot make a socket")
+  local address = ffi.new("icp_address", AF_INET, 0, { 127, 0, 0, 1 })
+  local length = ffi.new("unsigned[1]", ffi.sizeof(address))
+  assert(C.bind(fd, address, length[0]) == 0, "cannot bind a socket")
+  assert(C.getsockname(fd, address, length) == 0, "cannot name a socket")
+  local port = address.port
+  return math.floor(port / 256) + port % 256 * 256
 end
 
---- Closes what the parent left open, so that its sockets do not live on in the stub.
+--- Closes inherited descriptors, which would keep the parent's sockets open.
 function system.close_inherited_descriptors()
-	pcall(function() C.close_range(3, 0x7fffffff, 0) end)
+  pcall(function() C.close_range(3, 0x7fffffff, 0) end)
 end
 
 function system.read_process_id()
-	return C.getpid()
+  return C.getpid()
 end
 
 function system.raise_descriptor_limit()
-	local limit = ffi.new("icp_limit")
-	if C.getrlimit(RLIMIT_NOFILE, limit) == 0 then
-		limit.soft = limit.hard
-		C.setrlimit(RLIMIT_NOFILE, limit)
-	end
+  local limit = ffi.new("icp_limit")
+  if C.getrlimit(RLIMIT_NOFILE, limit) == 0 then
+    limit.soft = limit.hard
+    C.setrlimit(RLIMIT_NOFILE, limit)
+  end
 end
 
---- Files made from now on are readable by this user only.
+--- Makes files that are created from now on readable by this user only.
 function system.make_files_private()
-	C.umask(tonumber("077", 8))
+  C.umask(tonumber("077", 8))
 end
 
 function system.make_temporary_directory()
-	local template = (os.getenv "TMPDIR" or "/tmp") .. "/icp-stub-" .. ("X"):rep(6) -- as mkdtemp wants it
-	local path = ffi.new("char[?]", #template + 1, template)
-	assert(C.mkdtemp(path) ~= nil, "cannot make a directory like " .. template)
-	return ffi.string(path)
+  local template = (os.getenv "TMPDIR" or "/tmp") .. "/icp-stub-" .. ("X"):rep(6) -- as mkdtemp wants it
+  local path = ffi.new("char[?]", #template + 1, template)
+  assert(C.mkdtemp(path) ~= nil, "cannot make a directory like " .. template)
+  return ffi.string(path)
 end
 
---- Makes the directory if it is not there, and gives its absolute path.
+--- Creates a directory if it does not exist, and returns its absolute path.
 function system.make_directory(path)
-	C.mkdir(path, tonumber("700", 8))
-	local resolved = C.realpath(path, nil)
-	assert(resolved ~= nil, "cannot use the directory " .. path)
-	local absolute = ffi.string(resolved)
-	C.free(resolved)
-	return absolute
+  C.mkdir(path, tonumber("700", 8))
+  local resolved = C.realpath(path, nil)
+  assert(resolved ~= nil, "cannot use the directory " .. path)
+  local absolute = ffi.string(resolved)
+  C.free(resolved)
+  return absolute
 end
 
 function system.remove_directory(path)
-	C.rmdir(path)
+  C.rmdir(path)
 end
 
 return system

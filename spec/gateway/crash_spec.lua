@@ -1,4 +1,4 @@
--- A worker is killed in the middle of a question that the other worker's requests wait for as well.
+-- A worker is killed during a token request, while requests in the other worker wait for it, too.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
@@ -18,14 +18,14 @@ teardown(function() gateway_bed.close(bed) end)
 -- The process that holds a lock in the dict: "l" and a key's 32 bytes name it, and its text follows two doubles.
 local function read_holder()
   local dump = load.perform(server.port, { target = "/dict" }).body
-  return tonumber(dump:match("l" .. ("."):rep(32) .. "\n" .. ("."):rep(16) .. "(%d+):%d+\n"))
+  return tonumber(dump:match("l" .. ("."):rep(32) .. "\n" .. ("."):rep(16) .. "(%d+):%d+:%x+\n"))
 end
 
 describe("a worker that is killed while it holds a key's lock", function()
   local victim, survivor
   local lost, served = {}, {}
 
-  -- Whose request comes first holds the lock.
+  -- The worker whose request comes first holds the lock.
   local function choose_victim(reached)
     for pid, connections in pairs(reached) do
       if victim then
@@ -48,31 +48,31 @@ describe("a worker that is killed while it holds a key's lock", function()
 
   setup(function()
     choose_victim(gateway_probe.reach_workers(server.port, 2, WAITERS))
-    -- only the first question hangs
+    -- only the first token request hangs
     bed.stub:plan { raw = "", ["end"] = "hold" }
     local request, tasks = bed:request "/v2/crash/image/manifests/latest", { kill_victim }
     for i = 1, WAITERS do
       table.insert(tasks, function() lost[i] = load.perform(server.port, request, victim.connections[i]) end)
       table.insert(tasks, function()
-        gateway_bed.await("the victim's question", function() return #bed.stub:requests() > 0 end)
+        gateway_bed.await("the victim's token request", function() return #bed.stub:requests() > 0 end)
         served[i] = load.perform(server.port, request, survivor.connections[i])
       end)
     end
     load.together(unpack(tasks))
   end)
 
-  it("takes its own requests along", function()
+  it("loses its own requests", function()
     assert.same({ none = WAITERS }, load.count(lost))
   end)
 
-  it("leaves those of the other worker to a second question", function()
+  it("leaves those of the other worker to a second token request", function()
     assert.same({ [200] = WAITERS }, load.count(served))
     assert.same({ [survivor.pid] = WAITERS }, gateway_probe.count_by_worker(served))
     assert.equal(2, #bed.stub:requests())
-    assert.is_truthy(server:log():find("its lock belonged to a worker that is gone", 1, true))
+    assert.is_truthy(server:log():find("the worker that was requesting its token has crashed", 1, true))
   end)
 
-  it("is replaced, and all goes on without a restart", function()
+  it("is replaced, and everything works without a restart", function()
     local reached = gateway_probe.reach_workers(server.port, 2, 1)
     assert.is_table(reached[survivor.pid])
     for pid, connections in pairs(reached) do

@@ -1,10 +1,10 @@
--- Who asks: what a request may bring as its credential, what the endpoint gets of it, and what is none.
+-- Credentials: the forms that a request may use, what the endpoint receives, and what is refused.
 
 local cases = require "support.cases"
 local gateway_bed = require "support.gateway_bed"
 local load = require "support.load"
 local mime = require "mime"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local TARGET = "/v2/a/manifests/1"
 
@@ -12,7 +12,7 @@ local function basic(text)
   return "Basic " .. ((mime.b64(text)) or "")
 end
 
--- What the endpoint was asked with, of all its requests.
+-- The Authorization values that the endpoint received.
 local function list_asked(bed)
   local list = {}
   for i, request in ipairs(bed.stub:requests()) do list[i] = stub_client.header(request, "Authorization") end
@@ -25,14 +25,14 @@ local function ask(bed, gate, authorization, headers)
   return load.request(gate.port, request)
 end
 
--- Refused here, and the endpoint was not asked.
+-- Checks that the gateway refused the request itself, without a token request.
 local function assert_refused(bed, answer, detail)
   assert.equal(401, answer.status, answer.problem or answer.body)
   assert.equal(detail, (select(2, gateway_bed.read_error(answer))))
   assert.same({}, list_asked(bed))
 end
 
--- An ID token with these claims, which the stub takes.
+-- An ID token with these claims, which the stub accepts.
 local function issue(bed, claims, ...)
   local id_token = cases.make_jwt(claims:format(...))
   bed.stub:set { id_tokens = { id_token } }
@@ -49,7 +49,7 @@ describe("a credential", function()
   teardown(function() gateway_bed.close(bed) end)
   before_each(function() bed.stub:reset() end)
 
-  it("is an ID token, in whatever way its scheme is written", function()
+  it("is an ID token, however its scheme is written", function()
     local id_token = issue(bed, '{"sub":"joe"}')
     for _, scheme in ipairs { "Bearer ", "bearer ", "BEARER ", "bEaReR ", "Bearer   ", "bearer  " } do
       assert.equal(200, ask(bed, gate, scheme .. id_token).status)
@@ -58,7 +58,7 @@ describe("a credential", function()
     assert.same({ "Bearer " .. id_token }, list_asked(bed))
   end)
 
-  it("is a user name and a password, in whatever way the scheme is written", function()
+  it("is a user name and a password, however the scheme is written", function()
     for _, scheme in ipairs { "Basic", "basic", "BASIC", "bAsIc", "Basic  " } do
       assert.equal(200, ask(bed, gate, (basic "admin:admin":gsub("Basic", scheme))).status)
     end
@@ -67,14 +67,14 @@ describe("a credential", function()
 
   for user, password in pairs { joe = "with:colons::", ["j o e"] = " ", ["jos\195\169"] = "\195\188ber",
     ["a@b.example"] = '"\\,;=', ["joe\255"] = "\254" } do
-    it(("reaches the endpoint whole: %q"):format(user .. ":" .. password), function()
+    it(("is sent to the endpoint unchanged: %q"):format(user .. ":" .. password), function()
       local text = user .. ":" .. password
       ask(bed, gate, basic(text))
       assert.same({ basic(text) }, list_asked(bed))
     end)
   end
 
-  it("of another user is another", function()
+  it("of another user gets another token", function()
     bed.stub:set { users = { joe = "1", ann = "2" } }
     local subjects = {}
     for i, text in ipairs { "joe:1", "ann:2", "joe:1" } do
@@ -88,7 +88,7 @@ describe("a credential", function()
     assert_refused(bed, load.request(gate.port, { target = TARGET }), "no_credential")
     assert_refused(bed, ask(bed, gate, ""), "no_credential")
     assert_refused(bed, ask(bed, gate, "   "), "no_credential")
-    -- what skopeo sends where it has none
+    -- what skopeo sends if it has none
     assert_refused(bed, ask(bed, gate, basic ":"), "no_credential")
   end)
 
@@ -109,13 +109,13 @@ describe("a credential", function()
   end
 
   for _, text in ipairs { "admin:", ":admin" } do
-    it(("is not %q in Basic, and the log does not care"):format(text), function()
+    it(("is not %q in Basic, and nothing is logged"):format(text), function()
       assert_refused(bed, ask(bed, gate, basic(text)), "invalid_credential")
       assert.is_nil(gate:log():find("[error]", 1, true))
     end)
   end
 
-  it("of 100 kilobytes is nginx's to refuse", function()
+  it("of 100 kilobytes is refused by nginx", function()
     for _, scheme in ipairs { "Bearer ", "Basic " } do
       local answer = ask(bed, gate, scheme .. ("x"):rep(100000))
       assert.equal(400, answer.status)
@@ -124,7 +124,7 @@ describe("a credential", function()
     assert.same({}, list_asked(bed))
   end)
 
-  it("may be as long as nginx lets it", function()
+  it("may be as long as nginx permits", function()
     local long = bed:start {
       gateway = [[url = "http://127.0.0.1:@PORTENDPOINT@/", host = NONE, port = NONE]],
       servers = [[server {
@@ -142,7 +142,7 @@ describe("a credential", function()
     long:stop()
   end)
 
-  it("comes once", function()
+  it("must not occur twice", function()
     local id_token = issue(bed, '{"sub":"twice"}')
     for _, first in ipairs { "Bearer " .. id_token, "", "Basic x" } do
       local answer = ask(bed, gate, { first, "Bearer " .. id_token })
@@ -152,7 +152,7 @@ describe("a credential", function()
     assert.same({}, list_asked(bed))
   end)
 
-  it("has one spelling, so no other key and no other question", function()
+  it("has only one spelling, so there is no other key and no other token request", function()
     bed.stub:set { users = { joe = "right" } }
     local target = "/v2/spelling/manifests/1"
     local known, refused = basic "joe:right", basic "joe:wrong"
@@ -186,7 +186,7 @@ describe("an ID token", function()
   teardown(function() gateway_bed.close(bed) end)
   before_each(function() bed.stub:reset() end)
 
-  -- how it comes
+  -- how it is sent
   local ways = {
     { "Bearer", function(id_token) return "Bearer " .. id_token end },
     { "the password of token_user", function(id_token) return basic("token:" .. id_token) end },
@@ -201,31 +201,31 @@ describe("an ID token", function()
         assert.same({ "Bearer " .. id_token }, list_asked(bed))
       end)
 
-      it("that has ended is refused without a question", function()
+      it("that has expired is refused without a token request", function()
         assert_refused(bed, ask(bed, gate, write(issue(bed, '{"iat":1,"exp":2}'))), "unauthorized")
         assert_refused(bed, ask(bed, gate, write(issue(bed, '{"exp":%d}', os.time() - 1))), "unauthorized")
       end)
 
-      -- what its exp may be, which then says nothing
+      -- values of exp that are ignored
       for _, claims in ipairs { '{"iat":%d,"exp":%d}', '{"iat":%d}', '{"iat":%d,"exp":"1"}', '{"iat":%d,"exp":null}',
         '{"iat":%d,"exp":1}' } do
-        it("is not judged by " .. claims, function()
+        it("is not refused because of " .. claims, function()
           local now = os.time() - 5
           assert.equal(200, ask(bed, gate, write(issue(bed, claims, now, now))).status)
         end)
       end
 
-      it("that is no JWT is for the endpoint to judge", function()
+      it("that is not a JWT is left to the endpoint", function()
         local id_token = way[1]:gsub("%A", "") .. ".opaque-_~+/=="
         bed.stub:set { id_tokens = { id_token } }
         assert.equal(200, ask(bed, gate, write(id_token)).status)
       end)
 
-      it("ends the token that was got with it", function()
+      it("limits the lifetime of the token that was issued for it", function()
         local ends = os.time() + 2
         local id_token = issue(bed, '{"iat":%d,"exp":%d}', ends - 60, ends)
         local served, refused = 0, nil
-        gateway_bed.await("its end", function()
+        gateway_bed.await("its expiry", function()
           local started = os.time()
           local answer = ask(bed, gate, write(id_token))
           if answer.status ~= 200 then refused = answer return true end
@@ -233,7 +233,7 @@ describe("an ID token", function()
           assert.is_true(started < ends)
         end)
         assert.is_true(served > 1)
-        -- the stub would take it still
+        -- the stub would still accept it
         assert.equal("unauthorized", (select(2, gateway_bed.read_error(refused))))
         local asked = #list_asked(bed)
         assert.equal(401, ask(bed, gate, write(id_token)).status)
@@ -248,7 +248,7 @@ describe("an ID token", function()
     assert.same({ basic(text) }, list_asked(bed))
   end)
 
-  it("as token_user's password is an ID token or nothing", function()
+  it("as token_user's password must be an ID token", function()
     for _, password in ipairs { "", "a b", "\195\169", "a=b" } do
       assert_refused(bed, ask(bed, gate, basic("token:" .. password)), "invalid_credential")
     end
@@ -260,7 +260,7 @@ describe("the function 'credential'", function()
 
   setup(function()
     bed = gateway_bed.open()
-    -- the request says in Lua what the function is to do
+    -- the request contains the Lua code of the function
     gate = bed:start { gateway = [[token_user = "token",
       credential = function() return loadstring(ngx.var.http_x_credential, "=header")() end]] }
   end)
@@ -271,13 +271,13 @@ describe("the function 'credential'", function()
     return ask(bed, gate, bed.credential, { ["X-Credential"] = code:format(...) })
   end
 
-  it("may give an ID token", function()
+  it("may return an ID token", function()
     local id_token = issue(bed, '{"sub":"function"}')
     assert.equal(200, ask_with("return { id_token = %q }", id_token).status)
     assert.same({ "Bearer " .. id_token }, list_asked(bed))
   end)
 
-  it("may give an ID token as files and commands do", function()
+  it("may return an ID token with white space and a scheme, as from a file or a command", function()
     local id_token = issue(bed, '{"sub":"file"}')
     for _, text in ipairs { [[%s\n]], [[ \t%s \r\n]], "Bearer %s", [[bearer  %s\n]] } do
       assert.equal(200, ask_with('return { id_token = "%s" }', text:format(id_token)).status)
@@ -285,7 +285,7 @@ describe("the function 'credential'", function()
     assert.same({ "Bearer " .. id_token }, list_asked(bed))
   end)
 
-  it("may give a user name and a password", function()
+  it("may return a user name and a password", function()
     assert.equal("admin", gateway_bed.read_claims(ask_with 'return { username = "admin", password = "admin" }').sub)
     assert.same({ basic "admin:admin" }, list_asked(bed))
   end)
@@ -295,12 +295,12 @@ describe("the function 'credential'", function()
     assert.same({ basic("token:" .. bed.stub.id_token) }, list_asked(bed))
   end)
 
-  it("refuses the request with nil", function()
+  it("has the request refused if it returns nil", function()
     assert_refused(bed, ask_with "return nil", "no_credential")
     assert_refused(bed, ask_with "", "no_credential")
   end)
 
-  it("may give an ID token that has ended", function()
+  it("may return an ID token that has expired", function()
     assert_refused(bed, ask_with("return { id_token = %q }", cases.make_jwt '{"iat":1,"exp":2}'), "unauthorized")
   end)
 
@@ -310,7 +310,9 @@ describe("the function 'credential'", function()
     [[return { username = "a\0", password = "b" }]], [[return { username = "a", password = "b\n" }]],
     [[return { username = "a:b", password = "c" }]], [[return { username = "", password = "b" }]],
     [[return { username = "a", password = "" }]] } do
-    it("gives none with " .. code, function() assert_refused(bed, ask_with(code), "invalid_credential") end)
+    it("returns an invalid credential with " .. code, function()
+      assert_refused(bed, ask_with(code), "invalid_credential")
+    end)
   end
 
   for _, code in ipairs { "return 1", 'return "Bearer a"', "return true", "return false", "return {}",
@@ -325,4 +327,45 @@ describe("the function 'credential'", function()
       assert.is_nil(gate:log():find("hush", 1, true))
     end)
   end
+end)
+
+describe("a function of the user that fails", function()
+  local bed, gate
+
+  setup(function()
+    bed = gateway_bed.open()
+    gate = bed:start { workers = 1, gateway = [[
+        credential = function() return loadstring(ngx.var.http_x_credential, "=header")() end,
+        client_address = function() return loadstring(ngx.var.http_x_address or "", "=header")() end]],
+      locations = [[
+        location /v2/limited/ {
+          set $icptoken_authorization "";
+          set $icptoken_key "";
+          set_by_lua_block $limit { return gateway:limit_key() }
+          access_by_lua_block { gateway:authorize() }
+          header_filter_by_lua_block { gateway:observe() }
+          proxy_pass http://registry;
+        }
+      ]] }
+  end)
+  teardown(function() gateway_bed.close(bed) end)
+
+  -- The functions are called for limit_key and again for authorize. Returns how many lines with these words were logged
+  -- for this many requests.
+  local function count_lines(words, requests, headers)
+    local before = select(2, gate:log():gsub(words, ""))
+    for i = 1, requests do
+      local target = ("/v2/limited/%s%d/manifests/1"):format(words:match "%a+", i)
+      load.request(gate.port, bed:request(target, "GET", headers))
+    end
+    return select(2, gate:log():gsub(words, "")) - before
+  end
+
+  it("is logged once for each request", function()
+    assert.equal(3, count_lines("'credential' raised an error at header:1", 3, { ["X-Credential"] = "error 'hush'" }))
+    assert.equal(3, count_lines("'credential' must return", 3, { ["X-Credential"] = "return 1" }))
+    local unknown = ("return { id_token = %q }"):format(cases.make_jwt '{"sub":"nobody"}')
+    assert.equal(3, count_lines("'client_address' raised an error at header:1", 3,
+      { ["X-Credential"] = unknown, ["X-Address"] = "error 'hush'" }))
+  end)
 end)

@@ -1,32 +1,29 @@
--- The gateway's demo does what it tells, and leaves nothing behind however it ends.
+-- The gateway's demos do what they print, and leave nothing behind however they end.
 
 local ffi = require "ffi"
 local files = require "support.files"
 local interpreter = require "support.interpreter"
 local nginx = require "support.nginx"
-local stub_client = require "support.stub"
+local shell = require "support.shell"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 
 ffi.cdef [[int icptoken_prctl(int, unsigned long, unsigned long, unsigned long, unsigned long) __asm__("prctl");]]
 
 local PR_SET_CHILD_SUBREAPER = 36
 local DEMO = "examples/nginx/demo.lua"
-local DEMO_SECONDS = 120
+local FLEET_DEMO = "examples/nginx/fleet.lua"
+local DEMO_SECONDS = 300
 local JWT = "eyJ[%w_-]+%.[%w_-]+%.[%w_-]+"
 
 local ROW_FAKES = { sleeping = [[exec sleep 600]], refusing = [[echo "that is not to be"; exit 3]] }
 
--- Everything of the demo is below `place`; programs in `fakes` stand in for real ones.
+-- All files of the demo are below `place`; programs in `fakes` replace real ones.
 local place, fakes, known
 
-local function run_shell(command)
-  local process = assert(io.popen(command))
-  local output = process:read "*a"
-  process:close()
-  return output
-end
+local run_shell = shell.run
 
--- Whoever loses its parent becomes a child of this process, so that nothing that still runs can hide.
+-- A process whose parent exits becomes a child of this one, so that every process that still runs is found.
 local function adopt_orphans(is_on)
   assert(ffi.C.icptoken_prctl(PR_SET_CHILD_SUBREAPER, is_on and 1 or 0, 0, 0, 0) == 0)
 end
@@ -37,7 +34,7 @@ local function list_children()
   return pids
 end
 
--- The processes that the demo has left, without those that ended.
+-- The processes of the demo that still run.
 local function list_strays()
   local strays = {}
   for pid in pairs(list_children()) do
@@ -59,7 +56,7 @@ local function start_demo(script)
   return interpreter.start { script = script or DEMO, env = make_environment() }
 end
 
--- Gives its exit status and what it printed.
+-- Returns its exit status and what it printed.
 local function run_demo(script)
   local how, status, output = start_demo(script).wait(DEMO_SECONDS)
   assert.equal("exited", how, output)
@@ -75,15 +72,15 @@ end
 local function await(what, condition)
   local deadline = testkit.monotonic() + 30
   while not condition() do
-    if testkit.monotonic() > deadline then error("waited in vain until " .. what, 2) end
+    if testkit.monotonic() > deadline then error("timed out while waiting until " .. what, 2) end
     testkit.sleep(0.01)
   end
 end
 
--- Starts it with a program that does not end, and gives the child when the program runs.
-local function start_and_hold(program)
+-- Starts the demo with a program that does not exit, and returns the child once the program runs.
+local function start_and_hold(program, script)
   put_fake(program, ("echo >%s/reached; %s"):format(fakes, ROW_FAKES.sleeping))
-  local child = start_demo()
+  local child = start_demo(script)
   await(program .. " runs", function()
     local file = io.open(fakes .. "/reached")
     if file then file:close() end
@@ -112,7 +109,7 @@ after_each(function()
 end)
 
 describe("the nginx.conf that users copy", function()
-  it("gives no warning", function()
+  it("prints no warning", function()
     local stub = stub_client.start()
     local text = files.read "examples/nginx/nginx.conf"
     for _, change in ipairs {
@@ -134,6 +131,28 @@ describe("the nginx.conf that users copy", function()
   end)
 end)
 
+describe("the demo of a fleet", function()
+  it("saves token requests, and loses no pull if a gateway and Redis are killed #deep", function()
+    local status, output = run_demo(FLEET_DEMO)
+    assert.equal(0, status, output)
+    local without, with = output:match "the cluster saw (%d+) token requests.*the cluster saw (%d+) token requests.*3%."
+    assert.is_true(tonumber(with) < tonumber(without), output)
+    local _, acts = output:gsub("1500 of 1500 pulls worked", "")
+    assert.equal(3, acts, output)
+    assert.matches("Every pull worked.", output, 1, true)
+    assert_nothing_left()
+  end)
+
+  it("stops cleanly on SIGTERM #deep", function()
+    local child = start_and_hold("redis-server", FLEET_DEMO)
+    testkit.kill(child.pid, "TERM")
+    local how, status, output = child.wait(DEMO_SECONDS)
+    assert.same({ "exited", 1 }, { how, status }, output)
+    assert.matches("The demo failed: interrupted", output, 1, true)
+    assert_nothing_left()
+  end)
+end)
+
 describe("the gateway's demo", function()
   it("pushes, lists and pulls an image through the nginx.conf that users copy", function()
     local status, output = run_demo()
@@ -148,7 +167,7 @@ describe("the gateway's demo", function()
     assert.matches('icptoken_fetches_total{[^}]*code="ok"} [1-9]', output)
     assert.matches("nothing is left%.\n$", output)
     assert_nothing_left()
-    -- and shows no credential
+    -- and prints no credential
     assert.not_matches(JWT, output)
     assert.not_matches("YWRtaW46YWRtaW4=", output, 1, true)
     assert.not_matches("admin", output)
@@ -166,7 +185,7 @@ describe("the gateway's demo", function()
     end)
   end
 
-  it("says what is not installed", function()
+  it("names programs that are not installed", function()
     run_shell(("ln -s $(command -v luajit) %s/luajit"):format(fakes))
     local _, status, output = interpreter.run { script = DEMO, env = { TMPDIR = place, PATH = fakes } }
     assert.equal(1, status, output)
@@ -174,7 +193,7 @@ describe("the gateway's demo", function()
     assert_nothing_left()
   end)
 
-  it("fails where an image comes back otherwise", function()
+  it("fails if a pulled image differs from the pushed one", function()
     local real = run_shell "command -v skopeo":gsub("\n", "")
     put_fake("skopeo", real .. ' "$@" || exit\nfor last in "$@"; do :; done\n'
       .. 'case $last in dir:*) echo >>"${last#dir:}/manifest.json" ;; esac')
@@ -184,8 +203,8 @@ describe("the gateway's demo", function()
     assert_nothing_left()
   end)
 
-  it("fails where nginx.conf lacks what it replaces", function()
-    for _, name in ipairs { "demo.lua", "image.lua" } do
+  it("fails if nginx.conf lacks a text that it replaces", function()
+    for _, name in ipairs { "demo.lua", "files.lua", "image.lua", "process.lua" } do
       files.write(fakes .. "/" .. name, files.read("examples/nginx/" .. name))
     end
     files.write(fakes .. "/nginx.conf", (files.read "examples/nginx/nginx.conf":gsub("8500", "8501")))
@@ -199,7 +218,7 @@ describe("the gateway's demo", function()
   for i, program in ipairs { "docker-registry", "curl", "skopeo" } do
     for k, signal in ipairs { "INT", "TERM", "HUP" } do
       local tag = i == k and "" or " #deep"
-      it(("ends in order on SIG%s while it waits for %s%s"):format(signal, program, tag), function()
+      it(("stops cleanly on SIG%s while it waits for %s%s"):format(signal, program, tag), function()
         local child = start_and_hold(program)
         testkit.kill(child.pid, signal)
         local how, status, output = child.wait(DEMO_SECONDS)
@@ -210,14 +229,14 @@ describe("the gateway's demo", function()
     end
   end
 
-  it("takes all its processes with it when it is killed", function()
+  it("leaves no process if it is killed", function()
     local child = start_and_hold "skopeo"
     testkit.kill(child.pid, "KILL")
     assert.equal("killed", (child.wait(DEMO_SECONDS)))
     await("all have ended", function() return #list_strays() == 0 end)
   end)
 
-  it("ends in order when its reader goes away", function()
+  it("stops cleanly if the reader of its output exits", function()
     local told = run_shell(("export TMPDIR=%s; ((%s) 2>&3; echo $? >&3) 3>%s | head -n 1"):format(place,
       interpreter.command(DEMO), fakes .. "/end"))
     assert.matches("^The fake ICP:[^\n]*\n$", told)

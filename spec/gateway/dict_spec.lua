@@ -1,4 +1,4 @@
--- A dict that is too small for what goes in: it costs questions, never a request or the right token.
+-- A dict that is too small causes more token requests, but no request fails or gets a wrong token.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
@@ -12,7 +12,7 @@ setup(function() bed = gateway_bed.open() end)
 teardown(function() gateway_bed.close(bed) end)
 before_each(function() bed.stub:reset() end)
 
--- Requests for so many repositories in no order, each answered with its own token.
+-- Requests for this many repositories in random order; each must be answered with its own token.
 local function assert_served(server, requests, repositories)
   math.randomseed(6)
   local chosen = {}
@@ -27,15 +27,15 @@ local function assert_served(server, requests, repositories)
 end
 
 describe("a dict", function()
-  it("that is full pushes tokens out, and counts that", function()
-    local server = bed:start { dict = "64k" }
+  it("that is full evicts tokens, and counts that", function()
+    local server = bed:start { dict = "64k", gateway = "timeout = 300" }
     assert_served(server, 3000, 300)
     assert.is_true(#bed.stub:requests() > 300)
     assert.is_true(gateway_probe.read_metric(server.port, "icptoken_evictions_total") > 0)
     assert.is_nil(server:log():match "[^\n]*icptoken: [^\n]*")
   end)
 
-  it("keeps tokens that are idle, however many refusals have expired since", function()
+  it("keeps tokens that are not used, however many refusals have expired since", function()
     local TOKENS, REFUSALS = 30, 30000 -- of 128 bytes each
     local server = bed:start { dict = "1m", locations = ([[
       location = /refuse {
@@ -60,10 +60,10 @@ describe("a dict", function()
     assert.equal(0, gateway_probe.read_metric(server.port, "icptoken_evictions_total"))
   end)
 
-  it("in which no token finds room leaves each request to a question of its own", function()
+  it("in which no token fits causes one token request for each request", function()
     local server = bed:start { dict = "12k" }
     bed.stub:plan { claims = { padding = ("x"):rep(8192) }, times = "forever" }
     assert_served(server, 300, 30)
-    assert.is_truthy(server:log():find("the token finds no room in the dict", 1, true))
+    assert.is_truthy(server:log():find("its token does not fit into lua_shared_dict 'icptoken'", 1, true))
   end)
 end)

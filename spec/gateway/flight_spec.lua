@@ -1,16 +1,17 @@
--- Many cold requests at once, in two workers: one question to the endpoint a key, few at a time, and everybody served.
+-- Many cold requests at once, in two workers: there is one token request per key, few are sent at a time, and all
+-- requests are served.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
 local load = require "support.load"
 local mime = require "mime"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 
 local REQUESTS = 1000
 local CREDENTIALS = 300
 local MAX_INFLIGHT = 8
--- So long does the endpoint take at first, and twice as long each time that not all requests have come meanwhile.
+-- How long the endpoint takes at first; it is doubled each time that not all requests have arrived meanwhile.
 local SLOW_SECONDS = 1.5
 local QUICK_SECONDS = 0.1
 
@@ -24,7 +25,7 @@ end)
 teardown(function() gateway_bed.close(bed) end)
 before_each(function() bed.stub:reset() end)
 
--- Had nginx got all requests so many seconds before it gave the first answer?
+-- Returns whether nginx had received all requests this many seconds before it sent the first answer.
 local function came_all(answers, seconds)
   local last_came, first_left = 0, math.huge
   for _, answer in ipairs(answers) do
@@ -34,8 +35,8 @@ local function came_all(answers, seconds)
   return last_came < first_left - seconds
 end
 
--- All at once, for one repository, with an endpoint that misbehaves as ordered, and so slow that all have come before
--- it answers.
+-- Sends all requests at once, for one repository, with an endpoint that behaves as ordered, and is so slow that all
+-- have arrived before it answers.
 local function ask_at_once(repository, order)
   local seconds, answers = SLOW_SECONDS, nil
   return gateway_bed.await("all requests to come at once", function()
@@ -59,7 +60,7 @@ local function assert_both_took_part(answers)
 end
 
 describe("1,000 cold requests at once with one credential", function()
-  it("cost one question, whose token all of both workers get", function()
+  it("cost one token request, whose token all get, in both workers", function()
     local answers = ask_at_once("one/token", {})
     assert.same({ [200] = REQUESTS }, load.count(answers))
     assert_both_took_part(answers)
@@ -78,7 +79,7 @@ describe("1,000 cold requests at once with one credential", function()
     { what = "a refusal", order = { status = 403 }, status = 403 },
     { what = "a limit", order = { status = 429, headers = { { "Retry-After", "7" } } }, status = 429 },
   } do
-    it("cost one question that meets " .. row.what .. ", which all of both workers hear of", function()
+    it("cost one token request that ends with " .. row.what .. ", which is reported to all, in both workers", function()
       local answers = ask_at_once("one/failure-" .. row.status, row.order)
       assert.same({ [row.status] = REQUESTS }, load.count(answers))
       assert_both_took_part(answers)
@@ -103,19 +104,19 @@ local function make_credentials()
   return credentials
 end
 
--- When the endpoint got the questions that each worker's requests led to, by the worker.
+-- Returns the times at which the endpoint received the token requests of each worker.
 local function list_times(answers, credentials)
   local worker_of, times = {}, {}
   for i, answer in ipairs(answers) do worker_of[credentials[i]] = gateway_probe.read_worker(answer) end
-  for _, question in ipairs(bed.stub:requests()) do
-    local worker = worker_of[stub_client.header(question, "Authorization")]
+  for _, token_request in ipairs(bed.stub:requests()) do
+    local worker = worker_of[stub_client.header(token_request, "Authorization")]
     times[worker] = times[worker] or {}
-    table.insert(times[worker], question.time)
+    table.insert(times[worker], token_request.time)
   end
   return times
 end
 
--- The most questions that came within one another's time. A question is under way for so long at least.
+-- Returns the greatest number of token requests that overlapped. Each takes at least this long.
 local function count_overlapping(times, seconds)
   local most, first = 0, 1
   for last, time in ipairs(times) do
@@ -126,7 +127,8 @@ local function count_overlapping(times, seconds)
 end
 
 describe("many credentials at once", function()
-  -- Asserts that all are served, and that at most so many token requests a worker were under way, and at least half.
+  -- Checks that all are served, and that at most this many token requests, and at least half as many, were in progress
+  -- in a worker.
   local function assert_served(credentials, repository, most)
     bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
     local answers = load.run(server.port, CREDENTIALS, function(i)
@@ -134,14 +136,12 @@ describe("many credentials at once", function()
     end)
     assert.same({ [200] = CREDENTIALS }, load.count(answers))
     assert.equal(CREDENTIALS, #bed.stub:requests())
-    local workers = 0
+    -- on a busy machine one worker may accept all connections
     for _, times in pairs(list_times(answers, credentials)) do
-      workers = workers + 1
       local overlapping = count_overlapping(times, QUICK_SECONDS)
       assert.is_true(overlapping <= most, overlapping .. " token requests at once")
       assert.is_true(overlapping >= most / 2, "only " .. overlapping .. " token requests at once")
     end
-    assert.equal(2, workers)
   end
 
   it("are all served: unknown ones by half of max_inflight a worker, and by all of it once they had a token", function()
@@ -153,7 +153,7 @@ describe("many credentials at once", function()
   end)
 end)
 
--- nginx drops a timer that is one too many, with a line in its log, and nobody hears of it.
+-- nginx drops a timer that is one too many, with a line in its log, but does not report that to Lua.
 describe("a worker that had no timers left", function()
   local LOCATIONS = [[
     location = /timers {
@@ -196,7 +196,7 @@ describe("a worker that had no timers left", function()
   end
 
   for _, row in ipairs { { "the same token", "image1" }, { "another token", "other" } } do
-    it("asks again once it has, for " .. row[1], function()
+    it("makes token requests once it has, for " .. row[1], function()
       local narrow = start(4, "timeout = 1")
       load.request(narrow.port, { target = "/timers?count=4" })
       load.run(narrow.port, 2 * MAX_INFLIGHT, function(i) return request("image" .. i) end)
@@ -204,16 +204,16 @@ describe("a worker that had no timers left", function()
     end)
   end
 
-  it("looks again for what another worker asks", function()
+  it("polls again for the result of another worker", function()
     local narrow = start(1, "timeout = 3, max_inflight = 1")
     await_answer(narrow, "watched")
     assert.equal("true", load.request(narrow.port, { target = "/lock" }).body)
-    -- while the only timer is a runner's: the poller's is dropped
+    -- the only timer is that of a runner, so that of the poller is dropped
     bed.stub:plan { delay = { before = 0.3 }, times = 2 }
     local sent = {}
     for i, name in ipairs { "slow1", "watched", "slow2" } do
       sent[i] = load.send(narrow.port, request(name))
-      if i == 1 then gateway_bed.await("a question", function() return #bed.stub:requests() == 2 end) end
+      if i == 1 then gateway_bed.await("a token request", function() return #bed.stub:requests() == 2 end) end
     end
     local statuses = {}
     for i, connection in ipairs(sent) do statuses[i] = load.receive(connection).status end
@@ -226,15 +226,15 @@ end)
 
 -- thread_pool and lua_worker_thread_vm_pool_size, one of which is too small.
 for what, narrow in pairs {
-  ["fewer threads than questions"] = { gateway = 'thread_pool = "narrow"', main = "thread_pool narrow threads=1;" },
-  ["fewer Lua states than questions"] = { servers = "lua_worker_thread_vm_pool_size 1;" },
+  ["too few threads"] = { gateway = 'thread_pool = "narrow"', main = "thread_pool narrow threads=1;" },
+  ["too few Lua states"] = { servers = "lua_worker_thread_vm_pool_size 1;" },
 } do
   describe(what, function()
-    local QUESTIONS = 6
+    local TOKEN_REQUESTS = 6
 
     local function request(name) return bed:request("/v2/narrow/" .. name .. "/manifests/latest") end
 
-    -- With a token already, so that the credential is known to be good and may be used for several at once.
+    -- The credential has had a token, so it is known to be right and may be used for several requests at once.
     local function start(options)
       local one = bed:start { workers = 1, gateway = (narrow.gateway and narrow.gateway .. ", " or "") .. options,
         main = narrow.main, servers = narrow.servers }
@@ -244,7 +244,7 @@ for what, narrow in pairs {
     end
 
     local function ask_all(one)
-      return load.run(one.port, QUESTIONS, function(i) return request("image" .. i) end)
+      return load.run(one.port, TOKEN_REQUESTS, function(i) return request("image" .. i) end)
     end
 
     local function await_line(one)
@@ -253,20 +253,20 @@ for what, narrow in pairs {
       end)
     end
 
-    it("are asked one after the other", function()
+    it("are requested one after the other", function()
       local one = start "timeout = 60"
       bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
-      assert.same({ [200] = QUESTIONS }, load.count(ask_all(one)))
-      assert.equal(QUESTIONS, #bed.stub:requests())
+      assert.same({ [200] = TOKEN_REQUESTS }, load.count(ask_all(one)))
+      assert.equal(TOKEN_REQUESTS, #bed.stub:requests())
     end)
 
-    it("cost no time beyond the deadlines, and make a line in the log", function()
+    it("delay no request beyond its deadline, and cause a line in the log", function()
       local one = start "timeout = 2"
-      bed.stub:plan { raw = "", ["end"] = "hold", times = QUESTIONS }
+      bed.stub:plan { raw = "", ["end"] = "hold", times = TOKEN_REQUESTS }
       local answers = ask_all(one)
       local counts = load.count(answers)
-      assert.equal(QUESTIONS, (counts[503] or 0) + (counts[504] or 0))
-      -- all waited side by side: one after the other it would have been six times that
+      assert.equal(TOKEN_REQUESTS, (counts[503] or 0) + (counts[504] or 0))
+      -- all waited at the same time: one after the other would have taken six times as long
       local least, most = math.huge, 0
       for _, answer in ipairs(answers) do
         least, most = math.min(least, answer.seconds), math.max(most, answer.seconds)
@@ -277,19 +277,23 @@ for what, narrow in pairs {
       await_line(one)
     end)
 
-    it("do not make the endpoint look broken", function()
-      local one = start "timeout = 4"
-      bed.stub:plan { delay = { before = 2.4 }, times = "forever" }
-      local counts = load.count(ask_all(one))
-      assert.is_true((counts[200] or 0) <= 1)
-      assert.equal(QUESTIONS, (counts[200] or 0) + (counts[503] or 0) + (counts[504] or 0))
+    it("do not count as a failure of the endpoint", function()
+      local timeout, one, counts = 2
+      repeat -- on a busy machine the first answer may arrive after its deadline, too, which counts as an outage
+        timeout = 2 * timeout
+        one = start("timeout = " .. timeout)
+        bed.stub:plan { delay = { before = 0.6 * timeout }, times = "forever" }
+        counts = load.count(ask_all(one))
+      until counts[200] or timeout > 30
+      assert.equal(1, counts[200])
+      assert.equal(TOKEN_REQUESTS, (counts[200] or 0) + (counts[503] or 0) + (counts[504] or 0))
       await_line(one)
-      assert.is_nil(one:log():find(" fails: ", 1, true))
+      assert.is_nil(one:log():find(" fail: ", 1, true))
     end)
   end)
 end
 
-describe("an endpoint that is too slow for all who come", function()
+describe("an endpoint that is too slow for all requests", function()
   local CROWD, BUSY = 500, 8
 
   local function keep_busy()
@@ -306,11 +310,12 @@ describe("an endpoint that is too slow for all who come", function()
   end
 
   for where, crowd in pairs { [""] = CROWD / 5, [", on a busy machine #deep"] = CROWD } do
-    it("makes no line about threads and Lua states where there are enough" .. where, function()
+    it("causes no line about threads and Lua states if there are enough" .. where, function()
       if crowd == CROWD then keep_busy() end
-      local one = bed:start { workers = 1, gateway = "timeout = 1, max_inflight = 4",
+      -- it is logged after a wait of a tenth of the timeout, and on a busy machine a thread takes a while to wake up
+      local one = bed:start { workers = 1, gateway = "timeout = 10, max_inflight = 4",
         servers = "lua_worker_thread_vm_pool_size 8;" }
-      bed.stub:plan { delay = { before = 0.1 }, times = "forever" }
+      bed.stub:plan { delay = { before = 1 }, times = "forever" }
       local answers = load.run(one.port, crowd, function(i)
         return bed:request("/v2/overload/image" .. i .. "/manifests/latest")
       end)

@@ -1,5 +1,5 @@
--- Two clusters behind one nginx: one that hangs does not harm the other, and no token crosses from one credential,
--- scope or cluster to another.
+-- Two clusters behind one nginx: one that hangs does not affect the other, and no token is used for another credential,
+-- scope or cluster.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
@@ -42,7 +42,7 @@ local SERVER = [[
   }
 ]]
 
--- By name: bed, and the port of its gateway.
+-- By name: the bed, and the port of its gateway.
 local clusters = {}
 local server
 
@@ -71,7 +71,7 @@ before_each(function()
   for _, cluster in pairs(clusters) do cluster.bed.stub:reset() end
 end)
 
--- A server for the rows of a block.
+-- A server for the rows of a describe block.
 local function serve(timeouts)
   setup(function() start_server(timeouts) end)
   teardown(function() if server then server:stop() end end)
@@ -101,23 +101,24 @@ describe("a cluster whose endpoint hangs", function()
     for i = 1, WAITERS do
       tasks[i] = function()
         repeat
-          waiters[#waiters + 1] = load.perform(clusters.alpha.port, make_request(clusters.alpha, round .. i))
+          local answer = load.perform(clusters.alpha.port, make_request(clusters.alpha, round .. i))
+          waiters[#waiters + 1] = answer
         until percentile
       end
     end
     tasks[WAITERS + 1] = function()
-      gateway_bed.await("questions that hang", function()
+      gateway_bed.await("token requests that hang", function()
         return gateway_probe.read_metric(server.port, "icptoken_inflight", 'gateway="alpha"') > 0
       end)
       percentile = measure_other(round)
     end
     load.together(unpack(tasks))
-    local counts = load.count(waiters) -- 503 for those who are told early that they cannot be served in time
+    local counts = load.count(waiters) -- 503 for those that are refused early because they cannot be served in time
     assert.equal(#waiters, (counts[504] or 0) + (counts[503] or 0))
     return percentile
   end
 
-  it("leaves the other one unharmed", function()
+  it("does not affect the other one", function()
     clusters.alpha.bed.stub:plan { raw = "", ["end"] = "hold", times = "forever" }
     local quiet, hanging = {}, {}
     for round = 1, ROUNDS do
@@ -153,7 +154,7 @@ describe("two gateways with one dict and one cluster", function()
   -- An ID token as joe's password is one for the first alone; joe's password is one for the second alone.
   for _, order in ipairs { { "alpha", "beta" }, { "beta", "alpha" } } do
     for password, good in pairs { ["id-token"] = "alpha", secret = "beta" } do
-      it(("judge by themselves: %s first, %s is good for %s"):format(order[1], password, good), function()
+      it(("decide independently: %s first, %s is valid for %s"):format(order[1], password, good), function()
         bed.stub:reset()
         bed.stub:set { users = { joe = "secret" }, id_tokens = { "id-token" } }
         local request = bed:request(("/v2/%s/%s/manifests/1"):format(order[1], password), "GET",
@@ -169,11 +170,11 @@ describe("two gateways with one dict and one cluster", function()
   end
 end)
 
-describe("50 credentials at two clusters", function()
-  -- a round's requests to each cluster
+describe("50 credentials at two clusters #deep", function()
+  -- the requests to each cluster in a round
   local REQUESTS, CLIENTS, USERS = 1000, 40, 50
   serve { alpha = PATIENCE, beta = PATIENCE }
-  -- What is asked for, and the scopes that it takes.
+  -- Requests, and the scopes that they need.
   local CASES = {
     { "GET", "/v2/", "" },
     { "GET", "/v2/_catalog", "registry:catalog:*" },
@@ -191,11 +192,11 @@ describe("50 credentials at two clusters", function()
     return "Bearer " .. identity.id_token
   end
 
-  -- The same names and passwords at both clusters; each second user comes with an ID token.
+  -- The same names and passwords at both clusters; every second user sends an ID token.
   local function make_credentials(stub)
     local passwords, credentials = {}, {}
     for i = 1, USERS do passwords["user" .. i] = "secret" .. i end
-    -- tokens so short-lived that they are renewed and end meanwhile
+    -- tokens with a lifetime so short that they are renewed and expire meanwhile
     stub:set { users = passwords, expires_in = 3 }
     for i = 1, USERS do
       local name = "user" .. i
@@ -205,7 +206,7 @@ describe("50 credentials at two clusters", function()
     return credentials
   end
 
-  -- Makes random requests to a cluster. Gives the answers, and what each was for.
+  -- Makes random requests to a cluster. Returns the answers, and what each was for.
   local function ask_at_random(cluster, credentials)
     local chosen = {}
     cluster.chosen = chosen
@@ -218,7 +219,7 @@ describe("50 credentials at two clusters", function()
     end
   end
 
-  -- What a JWT says of whose it is.
+  -- The owner of a JWT according to its claims.
   local function describe_jwt(answer)
     local jwt = icptoken.decode(gateway_bed.read_echo(answer).headers.authorization:sub(8))
     return { user = jwt.claims.sub, service = jwt.claims.aud, key = jwt.header.kid,
@@ -234,7 +235,7 @@ describe("50 credentials at two clusters", function()
     end
   end
 
-  -- Were there more token requests than one each?
+  -- Returns whether there was more than one token request for a key.
   local function were_some_renewed()
     for _, cluster in pairs(clusters) do
       if #cluster.bed.stub:requests() <= USERS * #CASES then return false end
@@ -243,7 +244,7 @@ describe("50 credentials at two clusters", function()
   end
 
   for what, rounds in pairs { ["until some are renewed"] = 1, ["10,000 at least #deep"] = 5 } do
-    it("get through random requests each its own token, " .. what, function()
+    it("each get their own tokens in random requests, " .. what, function()
       math.randomseed(7)
       local credentials, round = {}, 0
       for name, cluster in pairs(clusters) do credentials[name] = make_credentials(cluster.bed.stub) end
@@ -256,7 +257,7 @@ describe("50 credentials at two clusters", function()
     end)
   end
 
-  it("get nothing with another's password, or where they are not known", function()
+  it("get nothing with the password of another user, or at a cluster that does not know them", function()
     local credentials = make_credentials(clusters.alpha.bed.stub)
     make_credentials(clusters.beta.bed.stub)
     local request = clusters.alpha.bed:request("/v2/team/app/manifests/latest", "GET",

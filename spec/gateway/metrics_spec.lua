@@ -1,12 +1,29 @@
--- gateway:metrics: text that Prometheus reads, with the counts of all workers, and with nothing of a request in it.
+-- gateway:metrics and gateway:scrape: text that Prometheus reads, with the counts of all workers, and without any data
+-- of a request.
 
+local files = require "support.files"
 local gateway_bed = require "support.gateway_bed"
 local load = require "support.load"
+local pause = require "support.pause"
+local shell = require "support.shell"
 local testkit = require "testkit"
 
-local LABELS = { gateway = true, result = true, code = true, le = true }
+local LABELS = { gateway = true, result = true, code = true, le = true, class = true, worker = true, resource = true,
+  endpoint = true, certificate = true, reason = true, age = true, version = true, nginx = true, ngx_lua = true }
+-- Prometheus's own linter; and the parsers of its client for Python, which check more of each format.
+local PROMTOOL = "promtool check metrics"
+local PARSE = [[/usr/bin/python3 -c '
+import sys
+from prometheus_client.%s import text_string_to_metric_families as parse
+for family in parse(sys.stdin.read()):
+  assert family.documentation, family.name
+']]
+local PARSE_TEXT, PARSE_OPENMETRICS = PARSE:format "parser", PARSE:format "openmetrics.parser"
 
--- A sample's value, by its name and labels as they stand.
+local CONTENT_TYPES = { text = "text/plain; version=0.0.4; charset=utf-8",
+  openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8" }
+
+-- The values of samples, by name and labels as written.
 local function read_samples(text)
   local samples = {}
   for line in text:gmatch "[^\n]+" do
@@ -27,7 +44,16 @@ local function read_labels(text)
   return labels
 end
 
--- What https://prometheus.io/docs/instrumenting/exposition_formats/ asks of the text format.
+-- Fails, with its output, if a program does not accept a text without complaint.
+local function check_with(program, text)
+  local path = os.tmpname()
+  files.write(path, text)
+  local output = shell.run(("%s <%s 2>&1; echo $?"):format(program, path))
+  os.remove(path)
+  assert.equal("0\n", output)
+end
+
+-- Checks the rules of https://prometheus.io/docs/instrumenting/exposition_formats/ for the text format.
 local function check_format(text)
   assert.equal("\n", text:sub(-1))
   local kinds, helped, seen, family = {}, {}, {}, nil
@@ -56,7 +82,7 @@ local function check_format(text)
   end
 end
 
--- Buckets that add up, in order, and end with all.
+-- Checks that buckets are cumulative, in order, and end with the total.
 local function check_histogram(text, name)
   local last_bound, last_count = -math.huge, 0
   for bound, count in text:gmatch(name .. '_bucket{[^}]*le="([^"]+)"} (%d+)') do
@@ -71,8 +97,12 @@ local function check_histogram(text, name)
 end
 
 describe("the metrics", function()
-  local bed
-  setup(function() bed = gateway_bed.open() end)
+  local bed, scraped
+  setup(function()
+    bed = gateway_bed.open()
+    scraped = bed:start { gateway = [[name = "a \"quoted\" \\ name"]],
+      locations = "location = /scrape { content_by_lua_block { gateway:scrape() } }" }
+  end)
   teardown(function() gateway_bed.close(bed) end)
   before_each(function() bed.stub:reset() end)
 
@@ -81,12 +111,13 @@ describe("the metrics", function()
     return assert(answer.body, answer.problem)
   end
 
-  -- What has been added to each of these samples since; all others must stand where they stood.
+  -- Checks how much these samples have increased since; all others must be unchanged.
   local function count_changes(gate, before)
     local changes = {}
     for name, value in pairs(read_samples(read(gate))) do
-      local change = value - before[name]
-      if change ~= 0 and not name:find "_seconds" and not name:find "_free_bytes" then
+      local change = value - (before[name] or 0)
+      if change ~= 0 and not name:find "_seconds" and not name:find "_free_bytes" and not name:find "_started"
+        and not name:find "_endpoint_up" then
         changes[name:gsub('gateway="[^"]*",?', "")] = change
       end
     end
@@ -97,7 +128,7 @@ describe("the metrics", function()
     return load.count(load.run(gate.port, count, make, 10))
   end
 
-  it("are valid, whatever happened", function()
+  it("are valid after all kinds of events", function()
     local gate = bed:start()
     check_format(read(gate))
     ask_each(gate, 10, function(i) return bed:request(("/v2/a%d/manifests/1"):format(i)) end)
@@ -105,12 +136,54 @@ describe("the metrics", function()
     ask_each(gate, 3, function(i) return bed:request(("/v2/b%d/manifests/1"):format(i)) end)
     local text = read(gate)
     check_format(text)
+    for _, program in ipairs { PROMTOOL, PARSE_TEXT } do check_with(program, text) end
     assert.equal(13, check_histogram(text, "icptoken_fetch_seconds"))
     assert.equal(13, check_histogram(text, "icptoken_wait_seconds"))
     gate:stop()
   end)
 
-  it("are right over two workers", function()
+  for _, case in ipairs {
+    { nil, "text" }, { "", "text" }, { "*/*", "text" }, { "text/plain", "text" },
+    { "application/openmetrics-text", "openmetrics" }, { "Application/OpenMetrics-Text; Version=1.0.0", "openmetrics" },
+    { "application/openmetrics-text;version=2.0.0", "text" }, { "application/openmetrics-text;q=0", "text" },
+    { "application/openmetrics-text;version=2.0.0,application/openmetrics-text;version=0.0.1;q=0.1", "openmetrics" },
+    { "text/plain;q=0.5,application/openmetrics-text;q=0.4", "text" },
+    { "text/plain;q=0.4,*/*;q=0.9,application/openmetrics-text;q=0.4", "openmetrics" },
+    -- the Accept headers of Prometheus 2.42 and 3.5
+    { "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+      .. "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "openmetrics" },
+    { "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;"
+      .. "version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,"
+      .. "*/*;q=0.2", "openmetrics" },
+    { ("application/openmetrics-text,"):rep(1000), "text" },
+  } do
+    local accept, format = case[1], case[2]
+
+    it(("are sent as %s if a scrape accepts %s"):format(format, (accept or "nothing"):sub(1, 90)), function()
+      local answer = load.request(scraped.port, { target = "/scrape", headers = { Accept = accept } })
+      assert.equal(200, answer.status)
+      assert.equal(CONTENT_TYPES[format], answer.headers["content-type"])
+      assert.equal(format == "openmetrics", answer.body:find "\n# EOF\n$" ~= nil)
+    end)
+  end
+
+  it("are the same in both formats, and valid", function()
+    ask_each(scraped, 10, function(i) return bed:request(("/v2/a%d/manifests/1"):format(i)) end)
+    local text = load.request(scraped.port, { target = "/scrape" }).body
+    local other = load.request(scraped.port, { target = "/scrape",
+      headers = { Accept = "application/openmetrics-text" } }).body
+    check_format((text:gsub([[a \"quoted\" \\ name]], "other")))
+    for _, program in ipairs { PROMTOOL, PARSE_TEXT } do check_with(program, text) end
+    check_with(PARSE_OPENMETRICS, other)
+    local samples = read_samples(text)
+    for name in pairs(read_samples(other)) do
+      assert.is_number(samples[name], name)
+      samples[name] = nil
+    end
+    assert.same({}, samples)
+  end)
+
+  it("are correct over two workers", function()
     local gate = bed:start()
     local workers, before = gateway_bed.await_workers(gate, 2), read_samples(read(gate))
     finally(function()
@@ -119,7 +192,7 @@ describe("the metrics", function()
     end)
     for turn, stopped in ipairs(workers) do
       -- the other worker serves all of them
-      testkit.kill(stopped, "STOP")
+      pause(stopped)
       ask_each(gate, 10, function(i) return bed:request(("/v2/a%d-%d/manifests/1"):format(turn, i)) end)
       ask_each(gate, 30, function(i) return bed:request(("/v2/a%d-%d/manifests/1"):format(turn, i % 10 + 1)) end)
       ask_each(gate, 5, function() return { target = "/v2/" } end)
@@ -129,16 +202,26 @@ describe("the metrics", function()
       load.run(gate.port, 2, function(i) return bed:request(("/v2/b%d-%d/manifests/1"):format(turn, i)) end, 1)
       testkit.kill(stopped, "CONT")
     end
+    local changes = count_changes(gate, before)
+    -- a key's class depends on whether its credential has had a token when it is queued
+    for result, count in pairs { ok = 20, refused = 2, failed = 2 } do
+      local known, unknown = ('icptoken_fetch_results_total{class="known",result="%s"}'):format(result),
+        ('icptoken_fetch_results_total{class="unknown",result="%s"}'):format(result)
+      assert.equal(count, (changes[known] or 0) + (changes[unknown] or 0))
+      changes[known], changes[unknown] = nil, nil
+    end
     assert.same({
+      ['icptoken_endpoint_results_total{endpoint="token",result="ok"}'] = 22,
+      ['icptoken_endpoint_results_total{endpoint="token",result="failed"}'] = 2,
       ['icptoken_requests_total{result="fresh"}'] = 20, ['icptoken_requests_total{result="cached"}'] = 60,
       ['icptoken_requests_total{result="no_credential"}'] = 10, ['icptoken_requests_total{result="name_invalid"}'] = 8,
       ['icptoken_requests_total{result="method_not_allowed"}'] = 6, ['icptoken_requests_total{result="forbidden"}'] = 2,
       ['icptoken_requests_total{result="server_error"}'] = 2, ['icptoken_fetches_total{code="ok"}'] = 20,
       ['icptoken_fetches_total{code="forbidden"}'] = 2, ['icptoken_fetches_total{code="server_error"}'] = 2,
-    }, count_changes(gate, before))
+    }, changes)
   end)
 
-  it("count one question for many requests", function()
+  it("count one token request for many requests", function()
     local gate = bed:start()
     local before = read_samples(read(gate))
     bed.stub:plan { delay = { before = 0.2 } }
@@ -150,7 +233,7 @@ describe("the metrics", function()
     gate:stop()
   end)
 
-  it("have no sample that comes with a request, and name nobody", function()
+  it("get no new sample from a request, and name no user", function()
     bed.stub:set { users = { ["joe-the-user"] = "pass" } }
     local gate = bed:start { gateway = [[name = "gate"]] }
     local before = read(gate)
@@ -165,6 +248,8 @@ describe("the metrics", function()
       assert.is_number(samples[name], name)
       samples[name] = nil
     end
+    -- unknown before the first connection
+    samples['icptoken_certificate_expiry_timestamp_seconds{gateway="gate",certificate="endpoint"}'] = nil
     assert.same({}, samples)
     for _, words in ipairs { "joe", "am9l", "private", "token-service", "eyJ", "admin" } do
       assert.is_nil(after:find(words, 1, true))
@@ -172,7 +257,7 @@ describe("the metrics", function()
     gate:stop()
   end)
 
-  it("outlive a worker, and forget what it had under way", function()
+  it("survive a worker, except for what it had in progress", function()
     local gate = bed:start { gateway = "max_inflight = 1", workers = 1 }
     local function gauge(name)
       return tonumber(load.perform(gate.port, { target = "/metrics" }).body:match(name .. "{[^}]*} (%d+)"))
@@ -184,7 +269,7 @@ describe("the metrics", function()
       return function() lost[i] = load.perform(gate.port, bed:request(("/v2/held%d/manifests/1"):format(i))) end
     end
     load.together(wait_for(1), wait_for(2), function()
-      gateway_bed.await("a question and a queue", function()
+      gateway_bed.await("a token request and a queue", function()
         return gauge "icptoken_inflight" == 1 and gauge "icptoken_queued" == 1
       end)
       local worker = gateway_bed.await_workers(gate, 1)[1]
@@ -207,8 +292,8 @@ describe("the metrics", function()
     gate:stop()
   end)
 
-  it("say when renewals wait, and what they serve meanwhile", function()
-    -- has the token's renewal due
+  it("show that renewals are paused, and which tokens are served meanwhile", function()
+    -- makes the token due for renewal
     local gate = bed:start { gateway = [[name = "gate"]], locations = [[location = /age {
       content_by_lua_block {
         local dict, now = ngx.shared.icptoken, require("icptoken.gateway.clock").now()
@@ -225,14 +310,14 @@ describe("the metrics", function()
     assert.equal(0, paused())
     load.request(gate.port, { target = "/age" })
     bed.stub:plan { status = 500, times = "forever" }
-    -- the third key that fails in a row is the renewal's
+    -- the third key that fails in a row is that of the renewal
     for i = 1, 2 do load.request(gate.port, bed:request("/v2/failing/image" .. i .. "/manifests/latest")) end
     load.request(gate.port, bed:request "/v2/")
     gateway_bed.await("the pause", function() return paused() == 1 end)
     load.request(gate.port, bed:request "/v2/")
     assert.equal(1, read_samples(read(gate))['icptoken_requests_total{gateway="gate",result="stale"}'])
     bed.stub:reset()
-    gateway_bed.await("its end", function()
+    gateway_bed.await("its completion", function()
       assert.equal(200, load.request(gate.port, bed:request "/v2/").status)
       return paused() == 0
     end)
@@ -255,16 +340,152 @@ describe("the metrics", function()
     gate:stop()
   end)
 
-  it("are not of two with one name, which Prometheus would refuse", function()
+  it("are refused for two gateways with the same name, as Prometheus would refuse them", function()
     local gate = bed:start { locations = [[location = /twice {
       content_by_lua_block { ngx.print(tostring(select(2, pcall(gateway.metrics, gateway, gateway)))) }
     }]] }
     local text = load.request(gate.port, { target = "/twice" }).body
-    assert.matches(("two are called 'localhost:%d'; give them the option 'name'"):format(bed.stub.port), text, 1, true)
+    assert.matches(("two gateways are called 'localhost:%d'; set the option 'name'"):format(bed.stub.port), text, 1,
+      true)
     gate:stop()
   end)
 
-  it("know the dict", function()
+  -- Creates a certificate that expires in this many days. Returns it in PEM, and its expiry.
+  local function make_certificate(days)
+    local path = os.tmpname()
+    os.execute(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout %s.key -out %s "
+      .. "-days %d -subj /CN=x 2>/dev/null"):format(path, path, days))
+    local process = assert(io.popen(("date -u +%%s -d \"$(openssl x509 -enddate -noout -in %s | cut -d= -f2)\"")
+      :format(path)))
+    local expiry, pem = tonumber(process:read "*l"), files.read(path)
+    process:close()
+    os.remove(path)
+    os.remove(path .. ".key")
+    return pem, expiry
+  end
+
+  it("show when certificates expire, also after a file has changed", function()
+    local path = os.tmpname()
+    local soon, soon_at = make_certificate(3)
+    -- times after 2049 have another form
+    local late, late_at = make_certificate(20000)
+    files.write(path, files.read(bed.stub.ca) .. late .. soon)
+    local gate = bed:start { gateway = ([[name = "gate", cacert = %q]]):format(path) }
+    local function read_expiry(certificate)
+      return read_samples(read(gate))[('icptoken_certificate_expiry_timestamp_seconds{gateway="gate",certificate="%s"}')
+        :format(certificate)]
+    end
+    assert.equal(soon_at, read_expiry "cacert")
+    assert.is_nil(read_expiry "cert")
+    assert.is_nil(read_expiry "endpoint")
+    load.request(gate.port, bed:request "/v2/")
+    local process = assert(io.popen(("date -u +%%s -d \"$(openssl x509 -enddate -noout -in %s | cut -d= -f2)\"")
+      :format(bed.stub.server_cert)))
+    assert.equal(tonumber(process:read "*l"), read_expiry "endpoint")
+    process:close()
+    files.write(path, late)
+    assert.equal(late_at, read_expiry "cacert")
+    files.write(path, "no certificate")
+    assert.is_nil(read_expiry "cacert")
+    os.remove(path)
+    assert.is_nil(read_expiry "cacert")
+    os.execute("mkfifo " .. path)
+    -- reading a pipe would wait for a writer
+    assert.is_nil(read_expiry "cacert")
+    os.remove(path)
+    gate:stop()
+  end)
+
+  it("show limits, versions, and how many workers have started", function()
+    local gate = bed:start { gateway = [[name = "gate", max_inflight = 3, max_queue = 50]], workers = 2 }
+    gateway_bed.await("the workers", function()
+      return read_samples(read(gate))['icptoken_workers_started{gateway="gate"}'] == 2
+    end)
+    local samples = read_samples(read(gate))
+    for name, value in pairs { workers = 2, inflight_limit = 6, queue_limit = 100, inflight = 0, queued = 0 } do
+      assert.equal(value, samples[('icptoken_%s{gateway="gate"}'):format(name)], name)
+    end
+    assert.is_number(samples['icptoken_worker_queued{gateway="gate",worker="1"}'])
+    assert.matches('icptoken_build_info{gateway="gate",version="' .. require("icptoken")._VERSION:gsub("%p", "%%%0")
+      .. '",nginx="1%.%d+%.%d+",ngx_lua="0%.10%.%d+"} 1\n', read(gate))
+    gate:stop()
+  end)
+
+  it("show how old tokens are, which ones the registry rejects, and how long stale ones are still valid", function()
+    local gate = bed:start { gateway = [[name = "gate"]], workers = 1 }
+    local function get(name)
+      return read_samples(read(gate))[name]
+    end
+    local AGE = 'icptoken_oldest_token_age_seconds{gateway="gate"}'
+    assert.equal(0, get(AGE))
+    bed.stub:set { expires_in = 4 }
+    load.request(gate.port, bed:request "/v2/a/manifests/1")
+    load.sleep(1.1)
+    load.request(gate.port, bed:request "/v2/a/manifests/1")
+    assert.is_true(get(AGE) >= 1)
+    -- the registry rejects it
+    local rejected = bed:request("/v2/a/manifests/1", "GET", { ["X-Test-Status"] = "401",
+      ["X-Test-Challenge"] = 'Bearer realm="https://icp.example/t",service="s",error="invalid_token"' })
+    load.request(gate.port, rejected)
+    assert.equal(1, get 'icptoken_rejected_total{gateway="gate",reason="invalid_token",age="new"}')
+    assert.equal(1, get 'icptoken_dropped_total{gateway="gate"}')
+    -- its renewal fails
+    load.request(gate.port, bed:request "/v2/b/manifests/1")
+    bed.stub:plan { status = 500, times = "forever" }
+    local expired = 0
+    gateway_bed.await("a stale token", function()
+      load.request(gate.port, bed:request "/v2/b/manifests/1")
+      local count = get 'icptoken_stale_remaining_seconds_count{gateway="gate"}'
+      local refused = get 'icptoken_requests_total{gateway="gate",result="server_error"}'
+      -- on a busy machine it may have expired before it was requested again: then there is another one
+      if count == 0 and refused > expired then
+        expired = refused
+        bed.stub:reset()
+        bed.stub:set { expires_in = 4 }
+        load.request(gate.port, bed:request "/v2/b/manifests/1")
+        bed.stub:plan { status = 500, times = "forever" }
+      end
+      return count > 0
+    end)
+    assert.equal(get 'icptoken_requests_total{gateway="gate",result="stale"}',
+      get 'icptoken_stale_remaining_seconds_bucket{gateway="gate",le="5.0"}')
+    assert.is_true(get 'icptoken_fetch_results_total{gateway="gate",class="renewal",result="failed"}' >= 1)
+    gate:stop()
+  end)
+
+  -- The cells of a new row are 0, and so is the number of the first minute after a machine's start.
+  it("show how old tokens are in the first minutes after the machine's start", function()
+    testkit.setenv("LD_PRELOAD", "build/clock_shift.so")
+    local ok, gate = pcall(bed.start, bed, { gateway = [[name = "gate"]], workers = 1, locations = [[
+      location = /uptime {
+        content_by_lua_block {
+          local ffi, clock = require "ffi", require "icptoken.gateway.clock"
+          ffi.cdef "void clock_shift_set(const double *, bool);"
+          shift = (shift or 0) + tonumber(ngx.var.arg_seconds) - clock.now()
+          ffi.C.clock_shift_set(ffi.new("double[3]", 0, 0, shift), false)
+        }
+      }]] })
+    testkit.unsetenv "LD_PRELOAD"
+    assert(ok, gate)
+    local function set_uptime(seconds)
+      assert.equal(200, load.request(gate.port, { target = "/uptime?seconds=" .. seconds }).status)
+    end
+    local function get_age()
+      return read_samples(read(gate))['icptoken_oldest_token_age_seconds{gateway="gate"}']
+    end
+    set_uptime(30)
+    assert.equal(0, get_age())
+    local began_at = testkit.monotonic()
+    for _ = 1, 2 do load.request(gate.port, bed:request "/v2/a/manifests/1") end
+    -- the moment when a token was stored is known in whole seconds
+    assert.is_true(get_age() <= testkit.monotonic() - began_at + 1)
+    began_at = testkit.monotonic()
+    set_uptime(90)
+    assert.is_true(get_age() <= 60 + testkit.monotonic() - began_at)
+    gate:stop()
+  end)
+
+  it("show the size of the dict", function()
     local gate = bed:start { gateway = [[name = "gate"]], dict = "8m" }
     local samples = read_samples(read(gate))
     assert.equal(8 * 2 ^ 20, samples['icptoken_dict_bytes{gateway="gate"}'])

@@ -1,5 +1,5 @@
--- What gateway:observe makes of a registry's 401: clients see the gateway's challenge, and a token that the registry
--- calls invalid is replaced, once.
+-- How gateway:observe handles a registry's 401: clients receive the gateway's challenge, and a token that the registry
+-- rejects as invalid is replaced, once.
 
 local gateway = require "support.gateway"
 local gateway_bed = require "support.gateway_bed"
@@ -7,7 +7,7 @@ local icptoken = require "icptoken"
 local load = require "support.load"
 local nginx = require "support.nginx"
 local registry_server = require "support.registry"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local BASIC = 'Basic realm="IBM Cloud Private"'
 local BEARER = 'Bearer realm="https://gate.example/login",service="token-service",scope="repository:a:pull"'
@@ -15,7 +15,7 @@ local CHOOSE_BEARER = [[challenge = "bearer", realm = "https://gate.example/logi
 local INVALID = 'Bearer realm="https://icp.example/t",service="s",error="invalid_token"'
 local INSUFFICIENT = 'Bearer realm="https://icp.example/t",service="s",scope="x",error="insufficient_scope"'
 
--- Locations for a spec: forgets that a token was dropped a moment ago, and says for how long that is remembered.
+-- Locations for a spec: one forgets that a token was just dropped, the other says for how long that is remembered.
 local DROPS = [[
   location = /drops {
     content_by_lua_block {
@@ -30,7 +30,7 @@ local DROPS = [[
   }
 ]]
 
--- A request that what stands for the registry answers with 401 and this challenge.
+-- A request that the fake registry answers with 401 and this challenge.
 local function make_refused(bed, challenge, target)
   return bed:request(target or "/v2/a/manifests/1", "GET",
     { ["X-Test-Status"] = "401", ["X-Test-Challenge"] = challenge })
@@ -40,7 +40,7 @@ local function read_metric(gate, name)
   return tonumber(load.request(gate.port, { target = "/metrics" }).body:match(name .. "{[^\n]*} (%d+)"))
 end
 
--- A registry that answers with 401 and the challenges that the request tells it, each in a header of its own.
+-- A registry that answers with 401 and the challenges that the request contains, each in a header of its own.
 local REFUSING = [[
   server {
     listen 127.0.0.1:@PORT@;
@@ -69,7 +69,7 @@ describe("a registry's 401", function()
     if registry then registry:stop() end
   end)
 
-  -- the registry's challenges, each with | behind it, and the error that remains of them
+  -- the registry's challenges, each followed by |, and the error that the gateway keeps
   for _, case in ipairs {
     { "" }, { "|" }, { "||" }, { 'Basic realm="registry"|' }, { "Negotiate|" }, { 'garbage "|' }, { "Bearer|" },
     { 'Bearer realm="https://icp.example/t",service="s"|' },
@@ -98,7 +98,7 @@ describe("a registry's 401", function()
     local status = kind == "basic" and 403 or 401
     local own = kind == "bearer" and BEARER .. ',error="insufficient_scope"' or nil
 
-    it(("with several challenges that want more access is a denial, a %d, with challenge = %s"):format(status, kind),
+    it(("with several challenges that require more access is a denial, a %d, with challenge = %s"):format(status, kind),
       function()
         local gate = kind == "basic" and basic_gate or bearer_gate
         for _, method in ipairs { "GET", "HEAD" } do
@@ -115,7 +115,7 @@ describe("a registry's 401", function()
         end
       end)
 
-    it(("says so where the token endpoint denies it, too, with challenge = %s"):format(kind), function()
+    it(("is the same denial if the token endpoint denies it, too, with challenge = %s"):format(kind), function()
       local gate = kind == "basic" and basic_gate or bearer_gate
       bed.stub:plan({ status = 403 })
       for _, method in ipairs { "HEAD", "GET" } do
@@ -128,7 +128,7 @@ describe("a registry's 401", function()
     end)
   end
 
-  it("keeps the registry's words where filter() is missing, and the log says so", function()
+  it("keeps the registry's body if filter() is missing, and the log says so", function()
     local old = gateway.configure { stub = bed.stub, upstream = registry }
     local one = nginx.start { http = old:gsub("body_filter_by_lua_block { gateway:filter%(%) }", ""), workers = 1,
       main = "thread_pool icptoken threads=16;" }
@@ -144,11 +144,25 @@ describe("a registry's 401", function()
     assert.is_nil(basic_gate:log():find("body_filter_by_lua_block", 1, true))
   end)
 
-  -- Hooks that stand in the server belong to the location of an error_page as well. Each: what the error_page is, and
+  it("does not use up nginx's timers, which token requests need, if filter() is missing", function()
+    local conf = gateway.configure { stub = bed.stub, upstream = bed.upstream }
+    conf = conf:gsub("body_filter_by_lua_block { gateway:filter%(%) }", "")
+    local one = nginx.start { http = "lua_max_pending_timers 100;\n" .. conf, workers = 1,
+      main = "thread_pool icptoken threads=16;" }
+    finally(function() one:stop() end)
+    local denial = make_refused(bed, INSUFFICIENT)
+    local function make(i) return i % 10 > 0 and denial or bed:request("/v2/new" .. i .. "/manifests/1") end
+    for i, answer in ipairs(load.run(one.port, 3000, make, 20, true)) do
+      assert.equal(i % 10 > 0 and 403 or 200, answer.status)
+    end
+    assert.is_nil(one:log():find("cannot start a timer", 1, true))
+  end)
+
+  -- Hooks in the server also apply to the location of an error_page. Each: the error_page, and
   -- the status that it makes of 401.
   for page, status in pairs { ["401 /page"] = 401, ["401 =403 /page"] = 403, ["401 = @named"] = 200,
     ["401 =200 /page"] = 200 } do
-    it("has it also where an error_page takes it over: " .. page, function()
+    it("has the gateway's challenge also after an error_page: " .. page, function()
       local one = bed:start { workers = 1, upstream = registry, gateway = CHOOSE_BEARER, servers = ([[
         server {
           listen 127.0.0.1:@PORTPAGE@;
@@ -184,7 +198,7 @@ describe("a registry's 401", function()
     end)
   end
 
-  it("has it also where the function 'scope' fails just then", function()
+  it("has the gateway's challenge also if the function 'scope' fails", function()
     local gate = bed:start { workers = 1, gateway = CHOOSE_BEARER .. [[, scope = function()
       if ngx.get_phase() == "header_filter" then error("hush") end
       return "repository:a:pull"
@@ -218,13 +232,13 @@ describe("a token that the registry", function()
   teardown(function() gateway_bed.close(bed) end)
   before_each(function() bed.stub:reset() end)
 
-  -- Asks for a key as often as that, refused each time, and says how often the endpoint was asked.
+  -- Sends this many requests for a key, each of which is refused, and returns the number of token requests.
   local function count_questions(times, challenge, target)
     local answers = load.run(gate.port, times, function() return make_refused(bed, challenge, target) end, 1)
     return #bed.stub:requests(), load.count(answers)
   end
 
-  it("calls invalid is replaced with the next request, by one question", function()
+  it("rejects as invalid is replaced at the next request, by one token request", function()
     local dropped = read_metric(gate, "icptoken_dropped_total")
     local target = "/v2/replaced/manifests/1"
     assert.equal(401, load.request(gate.port, make_refused(bed, INVALID, target)).status)
@@ -235,7 +249,7 @@ describe("a token that the registry", function()
     assert.matches("key %x%x%x%x%x%x%x%x: the registry rejected its token as invalid", gate:log())
   end)
 
-  it("calls invalid although it is new makes one line in the log, that says what to compare", function()
+  it("rejects as invalid although it is new causes one line in the log, which says what to compare", function()
     local fresh = bed:start()
     for i = 1, 5 do
       for _ = 1, 3 do load.request(fresh.port, make_refused(bed, INVALID, ("/v2/new%d/manifests/1"):format(i))) end
@@ -248,17 +262,17 @@ describe("a token that the registry", function()
     fresh:stop()
   end)
 
-  it("calls invalid again and again is dropped once in 10 seconds", function()
+  it("rejects as invalid repeatedly is dropped once in 10 seconds", function()
     local target = "/v2/again/manifests/1"
     load.request(gate.port, { target = "/drops" })
     assert.same({ 2, { [401] = 20 } }, { count_questions(20, INVALID, target) })
     local seconds = tonumber(load.request(gate.port, { target = "/drops" }).body:match "^[%d.]+$")
     assert.is_true(seconds and seconds > 0 and seconds <= 10)
-    -- as if they were over
+    -- as if the 10 seconds were over
     assert.equal(3, (count_questions(20, INVALID, target)))
   end)
 
-  it("calls insufficient is dropped once in 10 seconds, so that a right that is granted counts at once", function()
+  it("rejects as insufficient is dropped once in 10 seconds, so that a new right takes effect at once", function()
     local dropped = read_metric(gate, "icptoken_dropped_total")
     local target = "/v2/insufficient/manifests/1"
     load.request(gate.port, { target = "/drops" })
@@ -269,11 +283,11 @@ describe("a token that the registry", function()
     assert.equal(403, load.request(gate.port, make_refused(bed, INSUFFICIENT, target)).status)
     assert.equal(200, load.request(gate.port, bed:request(target)).status)
     assert.equal(3, #bed.stub:requests())
-    assert.matches("key %x%x%x%x%x%x%x%x: the registry requires more access than its token grants; the token was "
-      .. "dropped", gate:log())
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry requires more access than its token grants; the next "
+      .. "request fetches another", gate:log())
   end)
 
-  it("refuses for another reason is kept", function()
+  it("rejects for another reason is kept", function()
     for i, challenge in ipairs { "", 'Basic realm="x"', 'Bearer realm="a",error="invalid_request"', "Bearer",
       'Bearer realm="error=\\"invalid_token\\""', 'Digest error="invalid_token"', "garbage" } do
       bed.stub:reset()
@@ -281,7 +295,7 @@ describe("a token that the registry", function()
     end
   end)
 
-  it("calls invalid is dropped for its key alone", function()
+  it("rejects as invalid is dropped for its key only", function()
     local target = "/v2/%s/manifests/1"
     for _, name in ipairs { "one", "other" } do load.request(gate.port, bed:request(target:format(name))) end
     count_questions(2, INVALID, target:format "one")
@@ -291,7 +305,7 @@ describe("a token that the registry", function()
   end)
 end)
 
--- A registry that holds back an answer until it is told to go on.
+-- A registry that holds an answer until it is told to continue.
 local HOLDING = [[
   lua_shared_dict held 1m;
   server {
@@ -326,7 +340,7 @@ describe("a late refusal", function()
     if registry then registry:stop() end
   end)
 
-  it("does not drop the token that has come since", function()
+  it("does not drop a token that was stored since", function()
     local late, renewed
     local function perform(request) return load.perform(gate.port, request) end
     load.together(function()
@@ -373,13 +387,13 @@ describe("a real registry", function()
     return load.request(gate.port, bed:request(("/v2/%s/tags/list"):format(name)))
   end
 
-  -- What the endpoint gives once it has the key that the registry knows.
+  -- The answer of the endpoint once it signs with the key that the registry knows.
   local function make_good(name)
     return assert(icptoken.fetch { host = "localhost", port = next_stub.port, cacert = next_stub.ca,
       id_token = next_stub.id_token, service = "token-service", scope = ("repository:%s:pull"):format(name) }).token
   end
 
-  it("with another key costs each key one refused request and one question", function()
+  it("with another key costs each key one refused request and one token request", function()
     for _, name in ipairs(NAMES) do
       local answer = ask(name)
       assert.equal(401, answer.status)
@@ -392,7 +406,7 @@ describe("a real registry", function()
     assert.equal(2 * #NAMES, #bed.stub:requests())
   end)
 
-  it("that always wants more access costs one question", function()
+  it("that always requires more access costs one token request", function()
     bed.stub:plan { token = make_good "elsewhere", times = "forever" }
     for _ = 1, 10 do
       local answer = ask "more"

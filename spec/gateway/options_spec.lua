@@ -1,9 +1,11 @@
--- Wrong options keep nginx from starting, with a message that names the option; and the documents know all options
--- there are.
+-- Wrong options keep nginx from starting, with a message that names the option; and the documentation has exactly the
+-- options that exist.
 
+local docs = require "support.docs"
 local files = require "support.files"
 local nginx = require "support.nginx"
 local options_reader = require "icptoken.gateway.options"
+local shell = require "support.shell"
 
 local CONFIGURATION = [[
 daemon off;
@@ -25,9 +27,7 @@ http {
 ]]
 
 local function capture(command)
-  local process = assert(io.popen(command))
-  local output = process:read "*a"
-  process:close()
+  local output = shell.run(command)
   return output
 end
 
@@ -37,7 +37,7 @@ describe("the options of a gateway", function()
   setup(function() dir, root = capture "mktemp -d && pwd":match "^(.-)\n(.-)\n" end)
   teardown(function() if dir then os.execute("rm -rf " .. dir) end end)
 
-  -- Starts nginx with this in init_by_lua, where it ends. Gives what it wrote, and why it ended: "accepted", or a line
+  -- Runs nginx with this in init_by_lua, where it exits. Returns its output, and why it exited: "accepted", or a line
   -- of the gateway's.
   local function try(lua, dict)
     local values = { DIR = dir, ROOT = root, MODULES = nginx.MODULES, LUA = lua .. ' error("accepted", 0)',
@@ -82,14 +82,15 @@ describe("the options of a gateway", function()
     assert.equal(#list, count)
   end
 
-  it("may be all that there are", function()
+  it("may all be set", function()
     assert_accepted(construct [[
       cacert = "/etc/ssl/certs/ca-certificates.crt", port = 8443, resolve = { ["mycluster.icp:8443"] = "10.0.0.5" },
       headers = { ["X-Team"] = "blue" }, retries = 1, connect_timeout = 5,
       service = "token-service", account = "a", client_id = "c", offline_token = true, timeout = 5, max_inflight = 4,
-      max_queue = 10, hedge_after = 0.5, client_address = "http_x_client",
+      max_queue = 10, max_passwords = 2, hedge_after = 0.5, client_address = "http_x_client",
       error_ttl = 0.5, challenge = "bearer", realm = "https://gate.example/login", token_user = "token",
       delete_actions = "delete", credential = function() end, scope = function() end, name = "gate", dict = "icptoken",
+      request_id_header = "X-Request-Id",
       thread_pool = "icptoken",
     ]])
   end)
@@ -99,9 +100,12 @@ describe("the options of a gateway", function()
     assert_accepted 'require("icptoken.gateway").new { url = "https://mycluster.icp:8443/token" }'
   end)
 
-  -- the option, wrong values in Lua, and what the message says of it
+  -- the option, wrong values in Lua, and words of the message
   for _, case in ipairs {
     { "name", { "1", '""', "{}" }, "must be a string" },
+    { "request_id_header", { "1", '""', "{}" }, "must be the name of a header" },
+    { "request_id_header", { '"a b"', '"Authorization"', '"host"', '"a:"', [["a\n"]] }, "that can be set" },
+    { "request_id_header", { '"X-Team", headers = { ["x-team"] = "blue" }' }, "'headers'" },
     { "service", { "1", '""', "{}", "false" }, "must be a string" },
     { "service", { [["a\nb"]], [["a\0"]] }, "control character" },
     { "account", { [["a\nb"]] }, "control character" }, { "client_id", { [["a\nb"]] }, "control character" },
@@ -113,12 +117,13 @@ describe("the options of a gateway", function()
     { "scope", { '"repository:a:pull"', '{ "repository:a:pull" }' }, "must be a function" },
     { "challenge", { '"digest"', '"Basic"', "true", '""' }, 'must be "basic" or "bearer"' },
     { "realm", { "1", '""' }, "must be a string" },
-    { "token_user", { "1", '""', "true" }, "must be a string" },
+    { "token_user", { "1", '""', "true", '"a:b"', [["a\nb"]] }, "must be a user name without a colon" },
     { "timeout", { "0", "-1", '"10"', "0/0", "math.huge", "{}" }, "must be a number of seconds above 0" },
     { "error_ttl", { "0", "-1", '"5"', "0/0", "math.huge" }, "must be a number of seconds above 0" },
     { "max_inflight", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
     { "hedge_after", { "0", "-1", "true", '"1"', "0/0" }, "must be a number of seconds above 0, or false" },
     { "client_address", { "1", '""', '"$remote_addr"', "{}", "true" }, "must be the name of a variable" },
+    { "max_passwords", { "0", "-1", "1.5", '"8"', "0/0", "true" }, "must be a whole number above 0, or false" },
     { "max_queue", { "0", "-1", "1.5", '"8"', "0/0", "math.huge" }, "must be a whole number above 0" },
     { "dict", { "1", '""', "ngx.shared.icptoken" }, "must be the name of a lua_shared_dict" },
     { "thread_pool", { "1", '""', "{}" }, "must be the name of a thread_pool" },
@@ -133,17 +138,18 @@ describe("the options of a gateway", function()
   end
 
   for name, instead in pairs { id_token = "credential", id_token_file = "credential", username = "credential",
-    password = "credential", login = "credential", anonymous = "credential", parallel = "max_inflight" } do
-    it("have no place for " .. name, function()
+    password = "credential", login = "credential", anonymous = "credential", parallel = "max_inflight",
+    cache_size = "dict" } do
+    it("do not include " .. name, function()
       local list = {}
       for i, value in ipairs { '"hunter2"', "4", "true", "false", "function() end" } do
         list[i] = construct(("%s = %s"):format(name, value))
       end
-      assert_all_refused(list, { "option '" .. name .. "' has no place here", "see '" .. instead .. "'" })
+      assert_all_refused(list, { "option '" .. name .. "' is not supported by the gateway", "use '" .. instead .. "'" })
     end)
   end
 
-  it("are plain data but for the two functions", function()
+  it("are plain data except for the functions", function()
     for _, option in ipairs { "port", "cacert", "headers", "service_name", "key_password" } do
       assert_refused(construct(option .. " = function() end"), { "'" .. option .. "'", "plain data", "function" })
     end
@@ -154,7 +160,7 @@ describe("the options of a gateway", function()
     assert_refused(construct "port = 8443LL", { "'port'", "plain data", "cdata" })
   end)
 
-  -- what belongs to the client, and what the message says of it
+  -- options of the client, and words of the message
   for options, words in pairs {
     ["port = '8443'"] = { "option 'port'" }, ["port = 70000"] = { "option 'port'" },
     ["cacert = 1"] = { "option 'cacert'" }, ["insecure = 'hunter2'"] = { "option 'insecure'" },
@@ -166,7 +172,7 @@ describe("the options of a gateway", function()
     ["key = '/hunter2'"] = { "'key'", "'cert'" }, ["retries = -1"] = { "'retries'" },
     ["http_version = '3'"] = { "'http_version'" },
   } do
-    it("refuse as the client's would: " .. options, function() assert_refused(construct(options), words) end)
+    it("are refused as by the client: " .. options, function() assert_refused(construct(options), words) end)
   end
 
   it("are a table with an endpoint", function()
@@ -176,7 +182,7 @@ describe("the options of a gateway", function()
     assert_refused('require("icptoken.gateway").new {}', { "'host'", "'url'" })
   end)
 
-  it("of a Bearer challenge need the URL to go to", function()
+  it("of a Bearer challenge need the URL of the realm", function()
     for _, options in ipairs { "", ", realm = 'IBM Cloud Private'", ", realm = 'ftp://a/b'", ", realm = 'https:/a'" } do
       assert_refused(construct("challenge = 'bearer'" .. options), { "'bearer'", "'realm'", "URL" })
     end
@@ -188,40 +194,49 @@ describe("the options of a gateway", function()
     assert_accepted(construct "dict = 'other'", "lua_shared_dict other 1m;")
   end)
 
-  it("are of no use where nginx has no threads", function()
+  it("are refused if nginx has no threads", function()
     assert_refused("ngx.run_worker_thread = nil " .. construct "", { "ngx.run_worker_thread", "--with-threads" })
   end)
 
-  describe("in the documents", function()
+  describe("in the documentation", function()
     local names = options_reader.list_names()
     table.sort(names)
 
-    -- The rows of the README's table: name and default.
+    -- The rows of the table in docs/gateway.md: name and default.
     local function read_table()
-      local chapter = files.read "README.md":match "\n### gateway%.new%(options%)\n(.-)\n###"
-      local rows = {}
-      for cells, default in chapter:gmatch "\n| (`[^|]+) |([^|]*)|" do
-        for name in cells:gmatch "`([%w_]+)`" do rows[name] = default:match "^%s*(.-)%s*$" end
+      local defaults = {}
+      for _, row in ipairs(docs.read_rows(docs.read_section("docs/gateway.md", "gateway.new"))) do
+        for _, name in ipairs(docs.list_names(row[1])) do defaults[name] = row[2] end
       end
-      return rows
+      return defaults
     end
 
-    it("are those there are", function()
-      local in_readme, in_types = {}, {}
-      for name in pairs(read_table()) do in_readme[#in_readme + 1] = name end
-      local class = files.read "types/icptoken.lua":match "(%-%-%-@class icptoken%.GatewayOptions.-)\n\n"
-      for name in class:gmatch "%-%-%-@field ([%w_]+)" do in_types[#in_types + 1] = name end
-      table.sort(in_readme)
-      table.sort(in_types)
-      assert.same(names, in_readme)
-      assert.same(names, in_types)
+    it("are the same as in the code", function()
+      assert.same(names, docs.list_row_names("docs/gateway.md", "gateway.new"))
+      assert.same(names, docs.list_types "GatewayOptions")
     end)
 
-    it("have the defaults that they have", function()
+    it("are, with those of the module's client, all options of the module", function()
+      local known, all = {}, {}
+      for _, name in ipairs(options_reader.list_client_names()) do known[name] = true end
+      for _, name in ipairs(names) do known[name] = true end
+      for _, name in ipairs { "id_token", "id_token_file", "username", "password", "login", "anonymous", "parallel",
+        "cache_size", "certificates" } do
+        known[name] = true
+      end
+      local class = files.read "types/icptoken.lua":match "(%-%-%-@class icptoken%.Options.-)\n\n"
+      for name in class:gmatch "%-%-%-@field ([%w_]+)" do
+        all[name] = true
+        assert.is_true(known[name], name)
+      end
+      for _, name in ipairs(options_reader.list_client_names()) do assert.is_true(all[name], name) end
+    end)
+
+    it("have the same defaults as in the code", function()
       local settings = options_reader.read { host = "mycluster.icp" }
       for name, default in pairs(read_table()) do
         local value = settings[name]
-        if name == "name" then value = nil end -- told in words
+        if name == "name" then value = nil end -- described in words
         local written = default:match '^`"(.*)"`$' or tonumber(default) or nil
         assert.equal(value, written, name)
       end

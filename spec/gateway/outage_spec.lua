@@ -1,5 +1,5 @@
--- Ten seconds in which the token endpoint fails, in each of the ways that an endpoint has, while a steady load goes on
--- with a token that is good all the time but due for renewal. All ways at once, each with a gateway of its own.
+-- Ten seconds in which the token endpoint fails, in each of several ways, during a steady load with a token that is
+-- valid all the time but due for renewal. All ways are tested at once, each with a gateway of its own.
 
 local cqueues = require "cqueues"
 local gateway_bed = require "support.gateway_bed"
@@ -11,8 +11,8 @@ local OUTAGE_SECONDS = 10
 local RETRY_AFTER = 4
 local STEADY_EVERY, COLD_EVERY = 0.01, 1
 
--- What the endpoint does, what a request gets that has no token yet, how often a renewal is tried, and after how
--- many seconds the next time at the earliest.
+-- What the endpoint does, the answer to a request without a cached token, how often a renewal is tried, and the least
+-- number of seconds until the next attempt.
 local OUTAGES = {
   { name = "down", status = 502, code = "connect", attempts = { 3, 5 } },
   { name = "answering with 500", order = { status = 500 }, status = 502, code = "server_error", attempts = { 3, 5 },
@@ -23,7 +23,7 @@ local OUTAGES = {
     code = "invalid_response", attempts = { 3, 5 }, pauses = { 1, 2, 4 } },
 }
 
--- Stands between gateway and stub, so that it can be switched off.
+-- A server between gateway and stub that can be switched off.
 local FRONT = [[
   server { listen 127.0.0.1:@PORT@; }
   server {
@@ -78,7 +78,7 @@ local function read_jwt(answer)
   return gateway_bed.read_echo(answer).headers.authorization
 end
 
--- Asks again and again, and keeps the answers, until the deadline.
+-- Sends requests until the deadline, and keeps the answers.
 local function keep_asking(self, answers, seconds, name, deadline)
   while cqueues.monotime() < deadline do
     answers[#answers + 1] = request(self, name:format(#answers))
@@ -123,7 +123,7 @@ end
 
 for _, outage in ipairs(OUTAGES) do
   describe("while the endpoint is " .. outage.name, function()
-    it("no request fails that has a good token", function()
+    it("no request with a valid token fails", function()
       assert.same({ [200] = #outage.steady }, load.count(outage.steady))
       for _, answer in ipairs(outage.steady) do assert.equal(outage.jwt, read_jwt(answer)) end
       assert.is_true(gateway_probe.read_metric(outage.server.port, "icptoken_requests_total", 'result="stale"') > 0)
@@ -147,13 +147,13 @@ end
 
 for _, outage in ipairs(OUTAGES) do
   if outage.pauses then
-    it("the pauses between renewals hold when the endpoint is " .. outage.name, function()
+    it("the pauses between renewals are kept if the endpoint is " .. outage.name, function()
       local times = {}
-      for _, question in ipairs(outage.asked) do
-        if question.query.scope[1]:find "steady" then times[#times + 1] = question.time end
+      for _, token_request in ipairs(outage.asked) do
+        if token_request.query.scope[1]:find "steady" then times[#times + 1] = token_request.time end
       end
       assert.is_true(#times > 1)
-      -- the first one gave the token
+      -- the first one returned the token
       for i, pause in ipairs(outage.pauses) do
         if times[i + 2] then assert.is_true(times[i + 2] - times[i + 1] >= pause) end
       end
@@ -163,15 +163,15 @@ end
 
 for _, outage in ipairs(OUTAGES) do
   describe("after the endpoint was " .. outage.name, function()
-    it("it is asked again, by the same workers", function()
+    it("the same workers send it token requests again", function()
       assert.equal(200, request(outage, "cold/afterwards").status)
       gateway_bed.await("a new token", function() return read_jwt(request(outage, "steady/image")) ~= outage.jwt end)
       assert.same(outage.workers, outage.server:workers())
     end)
 
-    it("the log has one line for its begin and one for its end", function()
-      assert.equal(1, count_lines(outage, "icptoken: https://localhost:%d+ fails: "))
-      assert.equal(1, count_lines(outage, "icptoken: https://localhost:%d+ answers again "))
+    it("the log has one line for its start and one for its end", function()
+      assert.equal(1, count_lines(outage, "icptoken: requests to https://localhost:%d+ fail: "))
+      assert.equal(1, count_lines(outage, "icptoken: requests to https://localhost:%d+ succeed again "))
       assert.equal(2, count_lines(outage, "icptoken: "))
     end)
   end)

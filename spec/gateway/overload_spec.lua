@@ -1,5 +1,5 @@
--- More token requests than the cluster answers, and answers that do not come: what can be served is served, and who
--- cannot be served learns why, and early.
+-- More token requests than the cluster can answer, and answers that do not arrive: as many requests as possible are
+-- served, and the others are refused early, with the reason.
 
 local cases = require "support.cases"
 local gateway_bed = require "support.gateway_bed"
@@ -20,7 +20,7 @@ end
 
 local function list_asked()
   local names = {}
-  for i, question in ipairs(bed.stub:requests()) do names[i] = question.query.scope[1]:match "/([%w-]+):" end
+  for i, token_request in ipairs(bed.stub:requests()) do names[i] = token_request.query.scope[1]:match "/([%w-]+):" end
   return names
 end
 
@@ -42,13 +42,15 @@ describe("past capacity", function()
     return counts[200] or 0, counts
   end
 
-  -- As many clients as there are runners, each with one request after the other.
+  -- As many clients as there are runners, each sending one request after the other.
   local function measure_capacity()
     local answers, tasks, deadline = {}, {}, load.read_time() + SECONDS
     for i = 1, MAX_INFLIGHT do
       tasks[i] = function()
         while load.read_time() < deadline do
-          answers[#answers + 1] = load.perform(server.port, request(("alone%d-%d"):format(i, #answers)))
+          -- not in one statement, in which the index would be that of before the wait
+          local answer = load.perform(server.port, request(("alone%d-%d"):format(i, #answers)))
+          answers[#answers + 1] = answer
         end
       end
     end
@@ -88,7 +90,7 @@ describe("past capacity", function()
   end
 end)
 
-describe("a wait before another attempt", function()
+describe("a wait for another attempt", function()
   for what, order in pairs {
     ["for Retry-After"] = { status = 429, headers = { { "Retry-After", "1" } } }, ["for a back-off"] = { status = 500 },
   } do
@@ -103,21 +105,23 @@ describe("a wait before another attempt", function()
     end)
   end
 
-  it("that no attempt can follow in time ends with what the cluster said", function()
+  it("after which there is no time for an attempt ends with the failure of the cluster", function()
     local server = bed:start { workers = 2, gateway = "timeout = 3, retries = 2" }
     bed.stub:plan({ status = 500 }, { raw = HANG.raw, ["end"] = HANG["end"], times = "forever" })
     local answers = load.run(server.port, 20, function() return request "said" end)
-    assert.same({ [502] = 20 }, load.count(answers))
+    -- One more where the other worker's requests came so much later that they had time for an attempt of their own. On
+    -- a busy machine that may be so late that nothing is left of what the cluster said.
+    local asked, counts = #list_asked(), load.count(answers)
+    assert.is_true(asked == 2 or asked == 3, asked .. " token requests")
+    assert.equal(20, counts[502] + (asked == 3 and counts[504] or 0))
     for _, answer in ipairs(answers) do
-      assert.equal("server_error", (select(2, gateway_bed.read_error(answer))))
+      if answer.status == 502 then assert.equal("server_error", (select(2, gateway_bed.read_error(answer)))) end
     end
-    -- one more where the other worker's requests came so much later that they had time for an attempt of their own
-    assert.is_true(#list_asked() == 2 or #list_asked() == 3, #list_asked() .. " token requests")
   end)
 end)
 
 describe("one answer in five that hangs", function()
-  it("delays its own request alone, and for moments", function()
+  it("delays its own request only, and briefly", function()
     local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 4, hedge_after = NONE" }
     local orders = {}
     for i = 1, 100, 2 do
@@ -130,7 +134,22 @@ describe("one answer in five that hangs", function()
     for _, answer in ipairs(answers) do assert.is_true(answer.seconds < 60 / 2) end
   end)
 
-  it("adds no more than its budget to an endpoint that is slow for all", function()
+  it("delays its own request only, also after the endpoint has been slow to refuse unknown credentials", function()
+    local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 4, hedge_after = NONE" }
+    bed.stub:plan { delay = { before = 0.01 }, times = 16 }
+    assert.same({ [200] = 16 }, load.count(load.run(server.port, 16, function(i) return request("quick" .. i) end, 1)))
+    bed.stub:reset()
+    bed.stub:plan { status = 401, delay = { before = 1 }, times = "forever" }
+    local refused = load.run(server.port, 12, function(i)
+      return { target = "/v2/strange/manifests/1", headers = { Authorization = "Bearer stranger" .. i } }
+    end)
+    assert.same({ [401] = 12 }, load.count(refused))
+    bed.stub:reset()
+    bed.stub:plan(HANG)
+    assert.equal(200, load.request(server.port, request "hanging").status)
+  end)
+
+  it("adds no more than the budget to the load of an endpoint that is slow for all", function()
     local REQUESTS, BUDGET, SHARE = 60, 10, 0.4
     local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1, hedge_after = NONE" }
     bed.stub:plan { delay = { before = 0.01 }, times = 16 }
@@ -139,7 +158,7 @@ describe("one answer in five that hangs", function()
     bed.stub:plan { delay = { before = 0.5 }, times = "forever" }
     load.run(server.port, REQUESTS, function(i) return request("slow" .. i) end, 1)
     local asked = #bed.stub:requests()
-    -- what was saved, what was earned, and the last one's overdraft
+    -- the initial budget, what was earned, and one more, as the last one may overdraw it
     assert.is_true(asked <= REQUESTS + 2 * BUDGET + SHARE * REQUESTS + 3, asked .. " token requests")
   end)
 end)
@@ -157,12 +176,12 @@ describe("a failure of one key", function()
     bed.stub:reset()
   end
 
-  -- Uses tokens that are due, one after the other, and awaits that the endpoint was asked for each.
+  -- Uses tokens that are due for renewal, one after the other, and waits for the token request of each.
   local function use(...)
     for i, name in ipairs { ... } do
       assert.equal(200, load.request(server.port, request(name)).status)
       gateway_bed.await("the renewal of " .. name, function() return #bed.stub:requests() == i end)
-      gateway_bed.await("its end", function()
+      gateway_bed.await("its completion", function()
         return gateway_probe.read_metric(server.port, "icptoken_inflight") == 0
       end)
     end
@@ -171,7 +190,7 @@ describe("a failure of one key", function()
   for _, row in ipairs {
     { status = 429, headers = { { "Retry-After", "3600" } } }, { status = 403 }, { status = 404 },
   } do
-    it(("with %d pauses the renewals of no others"):format(row.status), function()
+    it(("with %d does not pause the renewals of others"):format(row.status), function()
       make_due("one", "two", "three", "four")
       row.times = 3
       bed.stub:plan(row)
@@ -192,14 +211,19 @@ describe("a failure of one key", function()
   end)
 end)
 
-describe("an ID token that expires while its answer is under way", function()
+describe("an ID token that expires before the answer to its token request", function()
   it("gets no token", function()
-    local server = bed:start { workers = 1, gateway = "timeout = 60" }
-    local id_token = cases.make_jwt(('{"exp":%d}'):format(os.time() + 3))
-    bed.stub:set { id_tokens = { id_token } }
-    bed.stub:plan { delay = { before = 5 } }
-    local answer = load.request(server.port, request("expiring", { Authorization = "Bearer " .. id_token }))
-    assert.equal(401, answer.status)
+    local server = bed:start { workers = 1, gateway = "timeout = 120" }
+    local seconds = 1.5
+    repeat -- on a busy machine it may expire before the token request is made
+      seconds = 2 * seconds
+      local id_token = cases.make_jwt(('{"exp":%d}'):format(os.time() + seconds))
+      bed.stub:reset()
+      bed.stub:set { id_tokens = { id_token } }
+      bed.stub:plan { delay = { before = seconds + 2 } }
+      local answer = load.request(server.port, request("expiring", { Authorization = "Bearer " .. id_token }))
+      assert.equal(401, answer.status)
+    until #bed.stub:requests() > 0 or seconds > 30
     assert.equal(1, #bed.stub:requests())
   end)
 end)

@@ -1,5 +1,5 @@
--- Several gateways of one worker beside few Lua states for threads (lua_worker_thread_vm_pool_size, 10 by default from
--- ngx_lua 0.10.27 on): they find out how many there are, keep to that number, and take turns.
+-- Several gateways of one worker with few Lua states for threads (lua_worker_thread_vm_pool_size, 10 by default from
+-- ngx_lua 0.10.27 on): they find out how many there are, use no more than that, and take turns.
 
 local cjson = require "cjson"
 local files = require "support.files"
@@ -13,8 +13,8 @@ local NAMES = { "alpha", "beta", "gamma" }
 local STATES, MAX_INFLIGHT, TIMEOUT = 10, 8, 120
 local RUNNERS = MAX_INFLIGHT * #NAMES
 
--- /calls tells of the calls of ngx.run_worker_thread: `failed` is how many found no Lua state, `started` lists the
--- scopes of the others, `running` is how many are under way, and `peak` how many have been at a time since /watch.
+-- /calls reports the calls of ngx.run_worker_thread: `failed` is how many found no Lua state, `started` lists the
+-- scopes of the others, `running` is how many are in progress, and `peak` the most at the same time since /watch.
 local HTTP = [[
   lua_shared_dict icptoken 16m;
   lua_check_client_abort on;
@@ -26,7 +26,7 @@ local HTTP = [[
     local run, is_warm_up_held = ngx.run_worker_thread, %s
     calls = { failed = 0, running = 0, peak = 0, occupied = 0, started = {} }
 
-    -- What keeps a Lua state until somebody writes to the pipe.
+    -- A function that occupies a Lua state until a byte is written to the pipe.
     local function hold(pool) return run(pool, "_G", "dofile", "@DIR@/pipe") end
 
     local function call(pool, name, member, ...)
@@ -82,7 +82,7 @@ local HTTP = [[
   }
 ]]
 
--- Every answer tells how many calls had been made when its request came.
+-- Every answer has a header with the number of calls that had been made when its request arrived.
 local SERVER = [[
   server {
     listen 127.0.0.1:@PORT%s@ backlog=4096;
@@ -106,7 +106,7 @@ local function read_calls()
   return cjson.decode(load.perform(server.port, { target = "/calls" }).body)
 end
 
--- is_warm_up_held: what the gateways do to warm up does not end until somebody writes to the pipe.
+-- is_warm_up_held: the calls with which the gateways warm up do not return until a byte is written to the pipe.
 local function start_server(is_warm_up_held)
   local options, servers = {}, {}
   for i, name in ipairs(NAMES) do
@@ -147,7 +147,7 @@ local function await_idle()
   end)
 end
 
--- So many cold requests at once, in turns to the gateways. Gives the answers.
+-- Sends this many cold requests at once, to the gateways in turn. Returns the answers.
 local function flood(prefix, count, names)
   local answers, tasks = {}, {}
   for i = 1, count do
@@ -167,7 +167,7 @@ local function read_peak_of_flood(prefix, count)
 end
 
 describe("1,000 cold requests at three gateways with 10 Lua states", function()
-  it("are all served, and no call is tried in vain but for one a second", function()
+  it("are all served, and at most one call a second fails", function()
     bed.stub:plan { delay = { before = 0.02 }, times = "forever" }
     local began = load.read_time()
     local answers = flood("many", 1000, NAMES)
@@ -181,7 +181,7 @@ describe("1,000 cold requests at three gateways with 10 Lua states", function()
 end)
 
 describe("one request at a gateway beside a crowd at two others", function()
-  it("waits for no more calls than the others have runners", function()
+  it("waits for at most as many calls as the others have runners", function()
     bed.stub:plan { delay = { before = 0.1 }, times = "forever" }
     local late
     load.together(function() flood("crowd", 300, { "alpha", "beta" }) end, function()
@@ -198,8 +198,8 @@ describe("one request at a gateway beside a crowd at two others", function()
   end)
 end)
 
-describe("requests that come while the gateways still warm up in all Lua states", function()
-  it("wait without a busy loop, and are served as soon as there is one", function()
+describe("requests that arrive while the gateways still warm up in all Lua states", function()
+  it("wait without a busy loop, and are served as soon as a Lua state is free", function()
     server:stop()
     start_server(true)
     local failed, sent = read_calls().failed, {}
@@ -207,7 +207,7 @@ describe("requests that come while the gateways still warm up in all Lua states"
       sent[i] = load.send(server.ports["PORT" .. NAMES[i % #NAMES + 1]], request("early/image" .. i))
     end
     -- the worker still answers while they wait
-    gateway_bed.await("a call in vain", function() return read_calls().failed > failed end)
+    gateway_bed.await("a failed call", function() return read_calls().failed > failed end)
     files.write(server.dir .. "/pipe", "")
     for i, connection in ipairs(sent) do assert.equal(200, load.receive(connection).status, i) end
   end)
@@ -221,7 +221,7 @@ describe("no Lua state is lost", function()
     assert.equal(STATES, read_peak_of_flood(prefix, 100))
   end
 
-  -- Where it was noticed that there were fewer: it takes some tries.
+  -- Waits until all Lua states are used again: after a shortage that takes some attempts.
   local function await_all_in_use()
     await_idle()
     bed.stub:reset()
@@ -241,14 +241,14 @@ describe("no Lua state is lost", function()
     assert_all_in_use "after-failures"
   end)
 
-  it("to clients that go away", function()
+  it("to clients that disconnect", function()
     bed.stub:plan { delay = { before = 0.2 }, times = "forever" }
     load.abandon(server.ports.PORTbeta, 200, function(i) return request("gone/image" .. i) end, 100, 0.05)
     gateway_bed.await("the last client's end", function() return gateway_probe.count_clients(server.port) == 0 end)
     assert_all_in_use "after-clients"
   end)
 
-  it("to other code that has used some for a while", function()
+  it("to other code that uses some for a while", function()
     local OCCUPIED = 6
     load.request(server.port, { target = "/occupy?count=" .. OCCUPIED })
     gateway_bed.await("the other code", function() return read_calls().occupied == OCCUPIED end)
@@ -258,12 +258,12 @@ describe("no Lua state is lost", function()
     await_all_in_use()
   end)
 
-  it("to other code that has used all of them", function()
+  it("to other code that uses all of them", function()
     load.request(server.port, { target = "/occupy?count=" .. STATES })
     gateway_bed.await("the other code", function() return read_calls().occupied == STATES end)
     local failed = read_calls().failed
     local sent = load.send(server.ports.PORTalpha, request "patient/image")
-    gateway_bed.await("a call in vain", function() return read_calls().failed > failed end)
+    gateway_bed.await("a failed call", function() return read_calls().failed > failed end)
     files.write(server.dir .. "/pipe", "")
     assert.equal(200, load.receive(sent).status)
     await_all_in_use()

@@ -1,105 +1,37 @@
 -- docker's and skopeo's own ways through the gateway to a real registry, with either challenge. docker itself is not
 -- needed here: its steps are those of https://distribution.github.io/distribution/spec/auth/token/ and .../spec/api/.
--- How skopeo fared is told by its exit status and by what reached the registry and the cluster: its words change from
--- version to version.
-
-package.path = "examples/nginx/?.lua;" .. package.path
+-- Whether skopeo succeeded is judged by its exit status and by the requests at the registry and the cluster, because
+-- its messages change from version to version.
 
 local cjson = require "cjson"
 local files = require "support.files"
-local gateway = require "support.gateway"
 local icptoken = require "icptoken"
-local image = require "image"
 local load = require "support.load"
 local mime = require "mime"
-local registry_server = require "support.registry"
-local stub_client = require "support.stub"
-local testkit = require "testkit"
+local registry_bed = require "support.registry_bed"
+local stub_client = require "stub.client"
 
-local MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-local TOKEN_PATH = "/image-manager/api/v1/auth/token"
-local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
-local SKOPEO_SECONDS = 60
+local ask, to_basic = registry_bed.ask, registry_bed.to_basic
+local MANIFEST_TYPE = registry_bed.MANIFEST_TYPE
+local TOKEN_PATH, LOGIN_PATH = registry_bed.TOKEN_PATH, registry_bed.LOGIN_PATH
 
--- docker and skopeo go to `realm`, which is the gateway's own, where the challenge is Bearer.
-local LOGIN = [[location = /token { content_by_lua_block { gateway:login() } }]]
-local CHALLENGES = {
-  basic = { gateway = {} },
-  bearer = { gateway = { challenge = "bearer", realm = "http://127.0.0.1:@PORT@/token" }, locations = LOGIN },
-}
-
-local directory, stub, registry, pushed
-local gateways = {}
-
--- A gateway before the real registry.
-local function start_gateway(options, locations)
-  options.retries, options.token_user = 0, "id-token"
-  local one = gateway.start { stub = stub, upstream = { port = tonumber(registry.address:match "%d+$") },
-    gateway = options, locations = locations }
-  gateways[#gateways + 1] = one
-  return one
-end
-
-local function make_directory(name)
-  os.execute(("mkdir -p '%s/%s'"):format(directory, name))
-  return directory .. "/" .. name
-end
-
-local function to_basic(username, password)
-  return "Basic " .. (mime.b64(username .. ":" .. password))
-end
+local bed, stub, directory, pushed
 
 setup(function()
-  local process = assert(io.popen "mktemp -d")
-  directory = process:read "*l"
-  process:close()
-  stub = stub_client.start()
-  registry = registry_server.start { service = "token-service", certificate = stub.token_signing_cert,
-    realm = "https://mycluster.icp:8443" .. TOKEN_PATH }
-  pushed = image.write(make_directory "image", 100000)
-  for _, kind in pairs(CHALLENGES) do kind.gate = start_gateway(kind.gateway, kind.locations) end
+  bed = registry_bed.open()
+  stub, directory, pushed = bed.stub, bed.directory, bed.image
 end)
 
-teardown(function()
-  for _, one in ipairs(gateways) do one:stop() end
-  if registry then registry.stop() end
-  if stub then stub:stop() end
-  os.execute("rm -rf '" .. directory .. "'")
-end)
+teardown(function() registry_bed.close(bed) end)
 
--- The stub forgets the ID tokens that it gave, and so must the gateways.
-local function forget_all()
-  stub:reset()
-  for _, one in ipairs(gateways) do load.request(one.port, { target = "/empty" }) end
-end
-
-before_each(forget_all)
+before_each(function() bed:forget() end)
 
 -- ---- skopeo ----
 
--- An authfile as docker login and skopeo login write it.
-local function write_authfile(gate, username, password)
-  local path = directory .. "/auth.json"
-  files.write(path, cjson.encode { auths = { ["127.0.0.1:" .. gate.port] = { auth = (mime.b64(username .. ":"
-    .. password)) } } })
-  return path
-end
-
--- Runs skopeo. Gives whether it ended well, and what it printed. Its notes about layers go into our directory, for
--- which it must not take itself for root.
+-- Runs skopeo. Returns whether it succeeded, and what it printed. Its cache of layers goes into our directory, for
+-- which it must not believe that it is root.
 local function run_skopeo(...)
-  local output = directory .. "/output"
-  files.write(output, "")
-  local arguments = { "skopeo", ... }
-  arguments.stdin, arguments.stdout, arguments.stderr = "/dev/null", output, output
-  arguments.env = { XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
-  local pid = assert(testkit.spawn(arguments))
-  local how, status = testkit.waitpid(pid, SKOPEO_SECONDS)
-  if how == "running" then
-    testkit.kill(pid, "KILL")
-    testkit.waitpid(pid)
-  end
-  return how == "exited" and status == 0, files.read(output)
+  return bed:run({ "skopeo", ... }, { XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" })
 end
 
 local function name_image(gate, repository)
@@ -116,36 +48,22 @@ local function inspect(gate, authfile, repository)
 end
 
 local function pull_image(gate, authfile, repository)
-  local place = make_directory("back-" .. repository:gsub("/", "-"))
+  local place = bed:make_directory("back-" .. repository:gsub("/", "-"))
   local ok, output = run_skopeo("copy", "--authfile", authfile, "--src-tls-verify=false", name_image(gate, repository),
     "dir:" .. place)
   return ok, output, place
 end
 
--- The scopes of the questions to the token endpoint, in their order.
-local function list_scopes()
-  local scopes = {}
-  for _, request in ipairs(stub:requests()) do
-    if request.path == TOKEN_PATH then scopes[#scopes + 1] = table.concat(request.query.scope or {}, " ") end
-  end
-  return scopes
-end
-
 -- ---- docker's steps ----
 
-local function ask(gate, method, target, authorization, body, content_type)
-  local headers = { Authorization = authorization, Accept = MANIFEST_TYPE, ["Content-Type"] = content_type }
-  return load.request(gate.port, { method = method, target = target, headers = headers, body = body })
-end
-
--- What a client does with a Bearer challenge: the user name and password go to its realm.
+-- As a client does with a Bearer challenge: sends the user name and password to its realm.
 local function ask_realm(challenge, authorization)
   local port, target = challenge.realm:match "^http://127%.0%.0%.1:(%d+)(/.*)$"
   target = target .. "?account=admin&client_id=docker&offline_token=true&service=" .. challenge.service
   return load.request(tonumber(port), { target = target, headers = { Authorization = authorization } })
 end
 
--- How docker comes to the Authorization value for all that follows: by what the answer without one says.
+-- As docker does: gets the Authorization value for all further requests from the answer to one without it.
 local function log_in(gate, scheme)
   local credential = to_basic("admin", "admin")
   local refusal = ask(gate, "GET", "/v2/")
@@ -174,7 +92,8 @@ local function push_blob(gate, authorization, repository, content)
   local sent = ask(gate, "PATCH", cut_origin(gate, begun.headers.location), authorization, content,
     "application/octet-stream")
   assert.equal(202, sent.status, sent.body)
-  local target = add_query(cut_origin(gate, sent.headers.location), "digest=sha256:" .. image.hash(content))
+  local digest = "sha256:" .. registry_bed.image.hash(content)
+  local target = add_query(cut_origin(gate, sent.headers.location), "digest=" .. digest)
   assert.equal(201, ask(gate, "PUT", target, authorization, "").status)
 end
 
@@ -188,15 +107,13 @@ local function push_steps(gate, authorization, repository)
   assert.equal(pushed.manifest, answer.headers["docker-content-digest"])
 end
 
-for _, name in ipairs { "basic", "bearer" } do
-  local kind = CHALLENGES[name]
-
+for _, name in ipairs(registry_bed.CHALLENGES) do
   describe("the gateway with challenge = " .. name, function()
     local gate
 
-    setup(function() gate = kind.gate end)
+    setup(function() gate = bed.gates[name] end)
 
-    it("takes a push, a pull, a list and a deletion in docker's steps", function()
+    it("accepts a push, a pull, a list and a deletion in docker's steps", function()
       local repository = name .. "/steps"
       local authorization = log_in(gate, name)
       assert.equal(200, ask(gate, "GET", "/v2/", authorization).status)
@@ -222,18 +139,18 @@ for _, name in ipairs { "basic", "bearer" } do
         authorization, "")
       assert.equal(201, answer.status, answer.body)
       assert.equal(pushed.layer, answer.headers["docker-content-digest"])
-      local scopes = list_scopes()
+      local scopes = bed:list_scopes()
       assert.equal(("repository:%s:pull,push repository:%s:pull"):format(to, from), scopes[#scopes])
     end)
 
-    -- Both ways in which a token service says that a part of what was asked for is not granted.
+    -- Both ways in which a token service says that it does not grant a part of the requested access.
     for how, order in pairs {
       ["with 403"] = function() return { status = 403 } end,
       ["by granting less"] = function(to)
         return { claims = { access = { { type = "repository", name = to, actions = { "pull", "push" } } } } }
       end,
     } do
-      it("lets a client upload what it may not mount, which the cluster says " .. how, function()
+      it("has a client upload what it may not mount, which the cluster says " .. how, function()
         local suffix = how:match "^%a+"
         local from, to = ("%s/secret-%s"):format(name, suffix), ("%s/public-%s"):format(name, suffix)
         local authorization = log_in(gate, name)
@@ -252,13 +169,13 @@ for _, name in ipairs { "basic", "bearer" } do
             assert.equal(201, ask(gate, "PUT", target, authorization, content, "application/octet-stream").status)
           end
         end
-        local scopes = list_scopes()
+        local scopes = bed:list_scopes()
         assert.same({ ("repository:%s:pull,push repository:%s:pull"):format(to, from),
           ("repository:%s:pull,push"):format(to) }, { scopes[1], scopes[2] })
       end)
     end
 
-    it("does not let a client mount where it may not push", function()
+    it("does not permit a mount into a repository to which the client may not push", function()
       local authorization = log_in(gate, name)
       stub:plan { path = TOKEN_PATH, status = 403, times = 2 }
       local answer = ask(gate, "POST", ("/v2/%s/denied/blobs/uploads/?mount=%s&from=%s/steps"):format(name,
@@ -267,9 +184,9 @@ for _, name in ipairs { "basic", "bearer" } do
       assert.matches("DENIED", answer.body, 1, true)
     end)
 
-    it("takes a push, a pull, a list and a deletion of skopeo", function()
+    it("accepts a push, a pull, a list and a deletion of skopeo", function()
       local repository = name .. "/skopeo"
-      local authfile = write_authfile(gate, "admin", "admin")
+      local authfile = bed:write_authfile(gate, "admin", "admin")
       assert(push_image(gate, authfile, repository))
       local ok, output = run_skopeo("list-tags", "--authfile", authfile, "--tls-verify=false",
         ("docker://127.0.0.1:%d/%s"):format(gate.port, repository))
@@ -278,30 +195,30 @@ for _, name in ipairs { "basic", "bearer" } do
       local place
       ok, output, place = pull_image(gate, authfile, repository)
       assert.is_true(ok, output)
-      assert.is_true(image.is_same(pushed.contents, place))
+      assert.is_true(registry_bed.image.is_same(pushed.contents, place))
       assert(run_skopeo("delete", "--authfile", authfile, "--tls-verify=false", name_image(gate, repository)))
       assert.is_false(inspect(gate, authfile, repository))
       assert.equal(404, ask(gate, "GET", "/v2/" .. repository .. "/manifests/1", log_in(gate, name)).status)
     end)
 
     it("lets skopeo mount a layer that it has pushed to another repository", function()
-      local authfile = write_authfile(gate, "admin", "admin")
+      local authfile = bed:write_authfile(gate, "admin", "admin")
       assert(push_image(gate, authfile, name .. "/first"))
       assert(push_image(gate, authfile, name .. "/second"))
       assert.matches(("repository:%s/second:pull,push repository:%s/"):format(name, name),
-        table.concat(list_scopes(), "\n"), 1, true)
+        table.concat(bed:list_scopes(), "\n"), 1, true)
       assert(pull_image(gate, authfile, name .. "/second"))
     end)
 
-    it("takes an ID token as skopeo's password for token_user, without a log-in", function()
+    it("accepts an ID token as skopeo's password for token_user, without a login", function()
       local repository = name .. "/id-token"
-      local authfile = write_authfile(gate, "id-token", stub.id_token)
+      local authfile = bed:write_authfile(gate, "id-token", stub.id_token)
       local ok, output = push_image(gate, authfile, repository)
       assert.is_true(ok, output)
       local place
       ok, output, place = pull_image(gate, authfile, repository)
       assert.is_true(ok, output)
-      assert.is_true(image.is_same(pushed.contents, place))
+      assert.is_true(registry_bed.image.is_same(pushed.contents, place))
       for _, request in ipairs(stub:requests()) do
         assert.equal(TOKEN_PATH, request.path)
         assert.equal("Bearer " .. stub.id_token, stub_client.header(request, "Authorization"))
@@ -310,9 +227,9 @@ for _, name in ipairs { "basic", "bearer" } do
 
     it("lets skopeo read nothing with a wrong password", function()
       local repository = name .. "/guarded"
-      assert(push_image(gate, write_authfile(gate, "admin", "admin"), repository))
+      assert(push_image(gate, bed:write_authfile(gate, "admin", "admin"), repository))
       stub:reset()
-      assert.is_false(inspect(gate, write_authfile(gate, "admin", "wrong"), repository))
+      assert.is_false(inspect(gate, bed:write_authfile(gate, "admin", "wrong"), repository))
       assert.is_true(#stub:requests() > 0)
       for _, request in ipairs(stub:requests()) do
         if name == "bearer" then
@@ -335,9 +252,21 @@ for _, name in ipairs { "basic", "bearer" } do
       end
     end)
 
+    it("lets skopeo log in as token_user with an ID token of the cluster's only", function()
+      for id_token, is_right in pairs { [stub.id_token] = true, ["any-other-word"] = false } do
+        local authfile = directory .. "/login-token.json"
+        os.remove(authfile)
+        local ok, output = run_skopeo("login", "--authfile", authfile, "--tls-verify=false", "-u", "id-token",
+          "-p", id_token, "127.0.0.1:" .. gate.port)
+        assert.equal(is_right, ok, output)
+        local logins = is_right and cjson.decode(files.read(authfile)).auths or {}
+        assert.equal(is_right, logins["127.0.0.1:" .. gate.port] ~= nil)
+      end
+    end)
+
     it("lets skopeo read nothing without a credential", function()
       local repository = name .. "/guarded"
-      assert(push_image(gate, write_authfile(gate, "admin", "admin"), repository))
+      assert(push_image(gate, bed:write_authfile(gate, "admin", "admin"), repository))
       stub:reset()
       assert.is_false(run_skopeo("inspect", "--no-creds", "--tls-verify=false", name_image(gate, repository)))
       assert.equal(0, #stub:requests())
@@ -346,33 +275,31 @@ for _, name in ipairs { "basic", "bearer" } do
 end
 
 describe("skopeo with challenge = bearer", function()
-  -- Several runs of it, and what they cost at the cluster: token requests and logins.
+  -- Runs it several times. Returns the token requests and logins at the cluster.
   local function count_requests(name)
-    forget_all()
-    local gate = CHALLENGES[name].gate
-    local authfile = write_authfile(gate, "admin", "admin")
+    bed:forget()
+    local gate = bed.gates[name]
+    local authfile = bed:write_authfile(gate, "admin", "admin")
     for i = 1, 2 do
       assert.is_true(push_image(gate, authfile, name .. "/counted"))
       assert.is_true(inspect(gate, authfile, name .. "/counted"))
       assert.is_true((pull_image(gate, authfile, name .. "/counted")), "run " .. i)
     end
-    local count = { [TOKEN_PATH] = 0, [LOGIN_PATH] = 0 }
-    for _, request in ipairs(stub:requests()) do count[request.path] = count[request.path] + 1 end
-    return count[TOKEN_PATH], count[LOGIN_PATH]
+    return bed:count_requests()
   end
 
-  it("costs the cluster what it costs with basic, and one login", function()
+  it("costs the cluster as much as with basic, and one login", function()
     local tokens, logins = count_requests "bearer"
     local tokens_with_basic, logins_with_basic = count_requests "basic"
     assert.same({ tokens_with_basic, 1, 0 }, { tokens, logins, logins_with_basic })
   end)
 
-  it("with a wrong password is one login", function()
-    local gate = CHALLENGES.bearer.gate
+  it("with a wrong password costs one login", function()
+    local gate = bed.gates.bearer
     for _ = 1, 2 do
-      assert.is_false((push_image(gate, write_authfile(gate, "admin", "wrong"), "bearer/refused")))
+      assert.is_false((push_image(gate, bed:write_authfile(gate, "admin", "wrong"), "bearer/refused")))
     end
-    assert.is_true(#stub:requests() <= 2) -- a second one where the first was longer ago than error_ttl
+    assert.equal(1, #stub:requests())
   end)
 end)
 
@@ -395,8 +322,8 @@ describe("when the token endpoint", function()
   local patient, hasty
 
   setup(function()
-    patient = CHALLENGES.basic.gate
-    hasty = start_gateway { timeout = 1 }
+    patient = bed.gates.basic
+    hasty = bed:start_gateway { timeout = 1 }
   end)
 
   local function list_repositories()
@@ -405,9 +332,9 @@ describe("when the token endpoint", function()
 
   for i, failure in ipairs(FAILURES) do
     local what, order, status = unpack(failure)
-    it(("%s, skopeo fails and pushes nothing, for the answer is %d"):format(what, status), function()
+    it(("%s, skopeo fails and pushes nothing, as the answer is %d"):format(what, status), function()
       local gate = status == 504 and hasty or patient
-      local authfile = write_authfile(gate, "admin", "admin")
+      local authfile = bed:write_authfile(gate, "admin", "admin")
       local readable, pushable = "failing/read" .. i, "failing/pushed" .. i
       push_steps(patient, to_basic("admin", "admin"), readable)
       local before = list_repositories()
@@ -421,20 +348,20 @@ describe("when the token endpoint", function()
     end)
   end
 
-  it("asks for patience, skopeo comes back as told and goes on", function()
-    local authfile = write_authfile(patient, "admin", "admin")
+  it("sends Retry-After, skopeo waits as told and continues", function()
+    local authfile = bed:write_authfile(patient, "admin", "admin")
     push_steps(hasty, to_basic("admin", "admin"), "patient/image")
     stub:reset()
     stub:plan { path = TOKEN_PATH, status = 429, headers = { { "Retry-After", "1" } } }
     local ok, output = inspect(patient, authfile, "patient/image")
     assert.is_true(ok, output)
-    local requests, scopes = stub:requests(), list_scopes()
+    local requests, scopes = stub:requests(), bed:list_scopes()
     assert.same({ "repository:patient/image:pull", "repository:patient/image:pull" }, scopes)
     assert.is_true(requests[2].time - requests[1].time >= 1)
   end)
 
-  it("is well again, skopeo does not notice that it was not", function()
-    local authfile = write_authfile(patient, "admin", "admin")
+  it("works again in time, skopeo does not notice the failure", function()
+    local authfile = bed:write_authfile(patient, "admin", "admin")
     plan_forever(TOKEN_PATH, { status = 500 })
     assert.is_false(push_image(patient, authfile, "failing/before"))
     stub:reset()
@@ -446,13 +373,13 @@ end)
 describe("the gateway's own token service", function()
   local gate
 
-  setup(function() gate = CHALLENGES.bearer.gate end)
+  setup(function() gate = bed.gates.bearer end)
 
   local function ask_token(authorization, method)
     return ask(gate, method or "GET", "/token?account=admin&client_id=docker&service=token-service", authorization)
   end
 
-  it("gives an ID token for a user name and a password", function()
+  it("returns an ID token for a user name and a password", function()
     local answer = ask_token(to_basic("admin", "admin"))
     assert.equal(200, answer.status)
     assert.equal("no-store", answer.headers["cache-control"])
@@ -465,7 +392,7 @@ describe("the gateway's own token service", function()
     assert.equal(LOGIN_PATH, stub:last().path)
   end)
 
-  it("gives token_user its own ID token back, and asks nobody", function()
+  it("returns token_user its own ID token, and sends no request", function()
     local given = cjson.decode(ask_token(to_basic("id-token", stub.id_token)).body)
     assert.equal(stub.id_token, given.token)
     assert.is_true(given.expires_in > 0 and given.expires_in <= 43199)
@@ -474,27 +401,27 @@ describe("the gateway's own token service", function()
 
   for what, authorization in pairs { ["no credential"] = false, ["a wrong password"] = to_basic("admin", "wrong"),
     ["no base64"] = "Basic =", ["no colon"] = "Basic " .. (mime.b64 "admin"), ["an ID token"] = "Bearer abc" } do
-    it("asks for Basic where there is " .. what, function()
+    it("asks for Basic if there is " .. what, function()
       local answer = ask_token(authorization or nil)
       assert.equal(401, answer.status)
       assert.equal(('Basic realm="http://127.0.0.1:%d/token"'):format(gate.port), answer.headers["www-authenticate"])
     end)
   end
 
-  it("sends those who POST, as containerd does first, to GET", function()
+  it("refers clients that use POST, as containerd does first, to GET", function()
     local answer = ask_token(to_basic("admin", "admin"), "POST")
     assert.equal(405, answer.status)
     assert.equal("GET", answer.headers.allow)
   end)
 
   it("lets skopeo read nothing while the identity provider fails", function()
-    local authfile = write_authfile(gate, "admin", "admin")
+    local authfile = bed:write_authfile(gate, "admin", "admin")
     assert(push_image(gate, authfile, "bearer/guarded"))
-    forget_all()
+    bed:forget()
     plan_forever(LOGIN_PATH, { status = 500 })
     assert.equal(502, ask_token(to_basic("admin", "admin")).status)
     assert.is_false(inspect(gate, authfile, "bearer/guarded"))
-    forget_all()
+    bed:forget()
     assert.is_true(inspect(gate, authfile, "bearer/guarded"))
   end)
 end)

@@ -1,4 +1,4 @@
--- nginx reads its configuration anew, again and again, while requests wait for tokens.
+-- nginx reloads its configuration repeatedly while requests wait for tokens.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
@@ -7,9 +7,9 @@ local load = require "support.load"
 local RELOADS = 6
 local WORKERS = 2
 local CLIENTS = 24
--- So many requests, one after the other, need the same token.
+-- How many requests, one after the other, need the same token.
 local SHARERS = 4
--- So long does the endpoint take for one.
+-- How long the endpoint takes for a token.
 local DELAY = 0.1
 
 local bed, server
@@ -24,8 +24,8 @@ local function name_repository(i)
   return "shared/image" .. math.ceil(i / SHARERS)
 end
 
--- Asks for one new repository after the other, from many clients at once, until body(count) has returned; count() is
--- how many were answered. Gives the answers.
+-- Requests one new repository after the other, from many clients at once, until body(count) has returned; count()
+-- returns how many were answered. Returns the answers.
 local function keep_asking(body)
   local answers, answered, next_index, is_over = {}, 0, 1, false
   local function ask()
@@ -56,7 +56,7 @@ local function await_new_workers(old)
 end
 
 describe("nginx -s reload under load", function()
-  it("costs no request, no second question, and leaves no old worker", function()
+  it("fails no request, causes no second token request, and leaves no old worker", function()
     bed.stub:plan { delay = { before = DELAY }, times = "forever" }
     local answers = keep_asking(function(count)
       for _ = 1, RELOADS do

@@ -1,4 +1,4 @@
--- A token is renewed ahead of its end, on request, while everybody uses the one that there is.
+-- Renewal ahead of expiry: a request starts it, and all requests use the current token meanwhile.
 
 local gateway_bed = require "support.gateway_bed"
 local gateway_probe = require "support.gateway_probe"
@@ -19,10 +19,10 @@ local function read_jwt(answer)
   return gateway_bed.read_echo(answer).headers.authorization
 end
 
--- What the endpoint was asked for, in order.
+-- Returns the names for which the endpoint received token requests, in order.
 local function list_asked()
   local names = {}
-  for i, question in ipairs(bed.stub:requests()) do names[i] = question.query.scope[1]:match "renewed/(%w+):" end
+  for i, received in ipairs(bed.stub:requests()) do names[i] = received.query.scope[1]:match "renewed/(%w+):" end
   return names
 end
 
@@ -31,7 +31,7 @@ describe("a token that is due for renewal", function()
 
   setup(function() server = bed:start { locations = gateway_probe.LOCATIONS } end)
 
-  it("is used on by all while one question is asked for both workers", function()
+  it("is still used by all while there is one token request for both workers", function()
     local REQUESTS = 500
     local request = make_request "one"
     local old = read_jwt(load.request(server.port, request))
@@ -49,7 +49,7 @@ describe("a token that is due for renewal", function()
     assert.equal(1, gateway_probe.read_metric(server.port, "icptoken_wait_seconds_count"))
   end)
 
-  it("among many whose renewals fail is not renewed in the pause, and after the pause is", function()
+  it("among many whose renewals fail is renewed after the pause, but not during it", function()
     local TOKENS, MAX_INFLIGHT = 200, 8
     local function ask_for_all()
       local answers = load.run(server.port, TOKENS, function(i) return make_request("many" .. i) end, 50)
@@ -61,22 +61,22 @@ describe("a token that is due for renewal", function()
     bed.stub:reset()
     bed.stub:plan { status = 500, delay = { before = 0.05 }, times = "forever" }
     ask_for_all()
-    gateway_bed.await("the questions' end", function()
+    gateway_bed.await("the completion of the token requests", function()
       return gateway_probe.read_metric(server.port, "icptoken_inflight") == 0
     end)
     local asked = #bed.stub:requests()
-    -- those under way, and those that took the place of the first to fail
-    assert.is_true(asked <= 2 * MAX_INFLIGHT + 3, asked .. " questions")
+    -- those in progress, and those that followed the first to fail
+    assert.is_true(asked <= 2 * MAX_INFLIGHT + 3, asked .. " token requests")
     bed.stub:reset()
-    -- the first pause is of a second, however many questions failed before it
+    -- the first pause is one second, however many token requests failed before it
     gateway_bed.await("the end of the pause", function()
       return read_jwt(load.request(server.port, make_request "many1")) ~= read_jwt(old[1])
     end)
   end)
 end)
 
-describe("a token that ends while it is renewed", function()
-  it("leaves nobody to the renewal's haste", function()
+describe("a token that expires while it is renewed", function()
+  it("does not limit requests to the short deadline of the renewal", function()
     local TRIES, REQUESTS, LEFT = 5, 50, 0.03
     local server = bed:start { locations = gateway_probe.LOCATIONS }
     local request = make_request "haste"
@@ -98,15 +98,15 @@ describe("a token that ends while it is renewed", function()
   end)
 end)
 
-describe("a renewal in haste", function()
-  it("that fails for lack of time pauses no others", function()
+describe("a renewal with little time left", function()
+  it("that fails for lack of time does not pause others", function()
     local server = bed:start { workers = 1, locations = gateway_probe.LOCATIONS }
     for _, name in ipairs { "hasty", "patient" } do load.request(server.port, make_request(name)) end
     gateway_probe.age_tokens(server.port, 0.5)
     bed.stub:reset()
     bed.stub:plan { delay = { before = 0.4 } }
     assert.equal(200, load.request(server.port, make_request "hasty").status)
-    gateway_bed.await("its end", function()
+    gateway_bed.await("its completion", function()
       return gateway_probe.read_metric(server.port, "icptoken_fetches_total", 'code="timeout"') == 1
     end)
     assert.equal(0, gateway_probe.read_metric(server.port, "icptoken_endpoint_paused"))
@@ -123,11 +123,11 @@ describe("a renewal", function()
     ]] }
   end)
 
-  -- Sends a request for a new token, whose question takes a while, and others behind it.
+  -- Sends a request for a new token, whose token request takes a while, and others behind it.
   local function ask_behind(body)
     bed.stub:plan { delay = { before = 0.5 } }
     local slow = load.send(server.port, make_request "slow")
-    gateway_bed.await("the slow question", function() return #bed.stub:requests() == 1 end)
+    gateway_bed.await("the slow token request", function() return #bed.stub:requests() == 1 end)
     local sent = { slow }
     body(function(name) table.insert(sent, load.send(server.port, make_request(name))) end)
     for _, connection in ipairs(sent) do assert.equal(200, load.receive(connection).status) end
@@ -144,7 +144,7 @@ describe("a renewal", function()
   end
 
   local function await_asked(names)
-    gateway_bed.await("the last question", function() return #bed.stub:requests() >= #names end)
+    gateway_bed.await("the last token request", function() return #bed.stub:requests() >= #names end)
     assert.same(names, list_asked())
   end
 
@@ -154,7 +154,7 @@ describe("a renewal", function()
     end)
   end
 
-  it("takes turns with the token requests that somebody waits for, where there is one runner", function()
+  it("takes turns with token requests for which clients wait, if there is one runner", function()
     make_due("due1", "due2")
     ask_behind(function(send)
       use "due1"
@@ -167,7 +167,7 @@ describe("a renewal", function()
     await_asked { "slow", "due1", "cold1", "due2", "cold2" }
   end)
 
-  it("that somebody comes to wait for goes before the others", function()
+  it("for which a client starts to wait goes before the others", function()
     make_due("due3", "due4", "due5") -- and "slow", from before
     ask_behind(function(send)
       use "due3"
@@ -185,7 +185,7 @@ end)
 
 -- In one worker whose clocks a location moves (clock_shift.c).
 describe("as time passes, a token", function()
-  -- Handed out for 90 s, and renewed from 68 s to 72 s on; a second less where whole seconds are counted.
+  -- Used for 90 s, and renewed from 68 s to 72 s on; a second less where whole seconds are counted.
   local LIFE, STILL_NEW, DUE, NEARLY_ENDED, ENDED = 100, 66, 73, 88.5, 90.5
   local HOUR = 3600
   local SHIFT = [[
@@ -209,7 +209,7 @@ describe("as time passes, a token", function()
     server = result
   end)
 
-  -- Moves the worker's clocks so far from the true time.
+  -- Moves the worker's clocks by this much from the true time.
   local function shift(wall, boottime)
     local target = ("/shift?wall=%g&boottime=%g"):format(wall, boottime)
     assert.equal(200, load.request(server.port, { target = target }).status)
@@ -217,7 +217,7 @@ describe("as time passes, a token", function()
 
   before_each(function() shift(0, 0) end)
 
-  -- A new token's JWT. Its repository has the name.
+  -- The JWT of a new token for the repository with this name.
   local function begin(name)
     bed.stub:set { expires_in = LIFE }
     return read_jwt(load.request(server.port, make_request(name)))
@@ -228,10 +228,10 @@ describe("as time passes, a token", function()
   end
 
   local function await_questions(count)
-    gateway_bed.await("the endpoint's question", function() return #bed.stub:requests() == count end)
+    gateway_bed.await("the endpoint's token request", function() return #bed.stub:requests() == count end)
   end
 
-  it("is renewed ahead of its end", function()
+  it("is renewed ahead of its expiry", function()
     local old = begin "ahead"
     shift(STILL_NEW, STILL_NEW)
     assert.equal(old, read_jwt(ask "ahead"))
@@ -243,7 +243,7 @@ describe("as time passes, a token", function()
     assert.equal(2, #bed.stub:requests())
   end)
 
-  it("that cannot be renewed is used until shortly before its end, and not longer", function()
+  it("that cannot be renewed is used until shortly before its expiry, and not longer", function()
     local old = begin "last"
     bed.stub:plan { status = 500, times = "forever" }
     for _, seconds in ipairs { DUE, NEARLY_ENDED } do
@@ -265,7 +265,7 @@ describe("as time passes, a token", function()
     assert.are_not.equal(old, read_jwt(ask "back"))
   end)
 
-  it("costs one question at most when the wall clock is set forward", function()
+  it("costs one token request at most when the wall clock is set forward", function()
     begin "forward"
     shift(HOUR, 0)
     for _ = 1, 3 do assert.equal(200, ask("forward").status) end

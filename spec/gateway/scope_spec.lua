@@ -1,4 +1,4 @@
--- Which access a request gets: that which its endpoint needs and no more, judged by the bytes that the registry sees.
+-- Which access a request gets: exactly what its endpoint needs, judged by the bytes that the registry receives.
 
 local gateway_bed = require "support.gateway_bed"
 local icptoken = require "icptoken"
@@ -9,7 +9,7 @@ local DIGEST = "sha256:" .. ("0123456789abcdef"):rep(4)
 local UPLOAD = "0f9d6e9a-5d53-4c1e-8a3c-0c9f3d2a7e11"
 local METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 
--- A registry names scopes, and the actions of each, in any order.
+-- A registry lists scopes, and the actions of each, in any order.
 local function sort_scopes(scopes)
   local list = {}
   for name, actions in scopes:gmatch "(%S+):(%S+)" do
@@ -40,7 +40,7 @@ describe("a request's access", function()
     return load.request(gate.port, bed:request(target, method, headers))
   end
 
-  -- HEAD brings no echo: it must not need another token than GET.
+  -- An answer to HEAD has no echo: it must not need another token than GET.
   local function ask_scopes(target, method)
     local scopes = gateway_bed.read_scopes(ask(target, method == "HEAD" and "GET" or method))
     if method == "HEAD" then
@@ -51,7 +51,7 @@ describe("a request's access", function()
     return scopes
   end
 
-  -- What a real registry wants for it, from its challenge.
+  -- The scopes that a real registry requires for it, from its challenge.
   local function ask_registry(target, method)
     local port = tonumber(registry.address:match "%d+$")
     local answer = load.request(port, { target = target, method = method })
@@ -118,7 +118,7 @@ describe("a request's access", function()
     end)
   end
 
-  -- what no registry of today asks for in so many words
+  -- scopes that no current registry names in its challenge
   for _, case in ipairs {
     { "GET", "/v2/library/app/referrers/" .. DIGEST .. "?artifactType=a%2Fb", "repository:library/app:pull" },
     { "POST", "/v2/a/blobs/uploads", "repository:a:pull,push" },
@@ -133,7 +133,7 @@ describe("a request's access", function()
     end)
   end
 
-  -- A mount from what is no name is an upload. Each: the query, and what of it reaches the registry.
+  -- A mount from an invalid name becomes an upload. Each: the query, and the part of it that the registry receives.
   for _, case in ipairs {
     { "from=B" }, { "from=../b" }, { "from=b/" }, { "from=b:pull,push%20repository:c" }, { "from=b%00" },
     { "from=b%20c" }, { "from=b+c" }, { "from=%zz" }, { "from=b%252Fc" }, { "from=b%0d%0aX:y" },
@@ -143,7 +143,7 @@ describe("a request's access", function()
   } do
     local query, remains = case[1], case[2]
 
-    it(("has no part in a source that is no name: %.60s"):format(query), function()
+    it(("does not include a source with an invalid name: %.60s"):format(query), function()
       local answer = ask("/v2/a/blobs/uploads/?" .. query, "POST")
       assert.equal("repository:a:pull,push", gateway_bed.read_scopes(answer))
       assert.equal("/v2/a/blobs/uploads/" .. (remains and "?" .. remains or ""),
@@ -151,11 +151,26 @@ describe("a request's access", function()
     end)
   end
 
-  it("is of the service that the gateway names", function()
+  -- The gateway remembers the scopes of 512 targets.
+  it("depends on the method for a target that was requested before, and after 600 other targets", function()
+    local target = "/v2/team/app/manifests/known"
+    for _ = 1, 2 do
+      for _ = 1, 2 do
+        assert.equal("repository:team/app:pull", ask_scopes(target, "GET"))
+        assert.equal("repository:team/app:pull,push", ask_scopes(target, "PUT"))
+        assert.equal("repository:team/app:delete,*", ask_scopes(target, "DELETE"))
+      end
+      local answers = load.run(gate.port, 600, function(i) return bed:request(target .. i) end, 16, true)
+      assert.same({ [200] = 600 }, load.count(answers))
+      assert.equal("repository:team/app:pull", gateway_bed.read_scopes(answers[600]))
+    end
+  end)
+
+  it("is requested for the service of the gateway", function()
     assert.equal("token-service", gateway_bed.read_claims(ask "/v2/a/manifests/service").aud)
   end)
 
-  it("is judged by the path of a target that names a host, too", function()
+  it("follows from the path of a target that names a host, too", function()
     local answer = load.request(gate.port, { raw = ("GET http://elsewhere/v2/a/manifests/1 HTTP/1.1\r\n"
       .. "Host: a\r\nAuthorization: %s\r\n\r\n"):format(bed.credential) })
     assert.equal("repository:a:pull", gateway_bed.read_scopes(answer))
@@ -185,7 +200,7 @@ describe("a request's access", function()
     "/v2/" .. ("a/"):rep(128) .. "a/manifests/1", "/v2/" .. ("a-"):rep(900) .. "/manifests/1",
     "/v2/" .. ("a/"):rep(1000) .. "manifests/1", "/v2/a/manifests/" .. ("1"):rep(2048),
     "/v2/" .. ("a/manifests/"):rep(2000) .. "1",
-    -- no endpoint
+    -- not an endpoint
     "/v2/a", "/v2/a/", "/v2/a/b", "/v2/a/manifests", "/v2/a/manifests/", "/v2/a/blobs", "/v2/a/blobs/",
     "/v2/a/manifests/1/2", "/v2/a/blobs/" .. DIGEST .. "/x", "/v2/a/tags", "/v2/a/tags/", "/v2/a/tags/latest",
     "/v2/a/referrers", "/v2/a/referrers/", "/v2/a/referrers/1/2", "/v2/a/blobs/uploads/x/y", "/v2/a/uploads/",
@@ -199,7 +214,7 @@ describe("a request's access", function()
     assert.equal("NAME_INVALID", (gateway_bed.read_error(answer)), target)
   end
 
-  it("is none where the request is for no endpoint", function()
+  it("is none if the request is not for an endpoint", function()
     bed.stub:reset()
     for _, target in ipairs(refused) do
       assert_refused(ask(target), target)
@@ -208,7 +223,7 @@ describe("a request's access", function()
     assert.same({}, bed.stub:requests())
   end)
 
-  it("is none for what nginx itself does not pass to the hook", function()
+  it("is none for targets that nginx does not pass to the hook", function()
     bed.stub:reset()
     for _, target in ipairs { "/v2/../a/manifests/1", "/v2/../../v2/a/manifests/1", "/v2/a/manifests/1%00", "/v2",
       "/v2/a/manifests/1%", "/v2/%2e%2e/b/manifests/1", "/v2/..%2f..%2fb/manifests/1", "*", "/V2/a/manifests/1" } do
@@ -232,7 +247,7 @@ describe("a request's access", function()
     end)
   end
 
-  it("is none for methods that nginx does not take", function()
+  it("is none for methods that nginx does not accept", function()
     bed.stub:reset()
     for _, method in ipairs { "TRACE", "CONNECT", "get", "Get" } do
       local answer = ask("/v2/a/manifests/1", method)
@@ -262,7 +277,7 @@ describe("the function 'scope'", function()
 
   setup(function()
     bed = gateway_bed.open()
-    -- the request says in Lua what the function is to do
+    -- the request contains the Lua code of the function
     gate = bed:start { gateway = [[scope = function() return loadstring(ngx.var.http_x_scope, "=header")() end]] }
   end)
   teardown(function() gateway_bed.close(bed) end)
@@ -281,7 +296,7 @@ describe("the function 'scope'", function()
     { "an empty list", "return {}", "" },
     { "an empty string", "return ''", "" },
   } do
-    it("may give " .. case[1], function()
+    it("may return " .. case[1], function()
       assert.equal(case[3], gateway_bed.read_scopes(ask(case[2])))
     end)
   end
@@ -290,13 +305,13 @@ describe("the function 'scope'", function()
     assert.equal("repository:f:pull", gateway_bed.read_scopes(ask('return "repository:f:pull"', "/v2/A", "OPTIONS")))
   end)
 
-  it("gives the same access in whatever order", function()
+  it("requests the same access in any order", function()
     ask 'return { "repository:g:pull", "repository:h:pull" }'
     ask 'return "repository:h:pull repository:g:pull"'
     assert.equal(1, #bed.stub:requests())
   end)
 
-  it("refuses the request with nil", function()
+  it("has the request refused if it returns nil", function()
     local answer = ask "return nil"
     assert.equal(404, answer.status)
     assert.equal("NAME_INVALID", (gateway_bed.read_error(answer)))
@@ -315,15 +330,15 @@ describe("the function 'scope'", function()
     end)
   end
 
-  it("has only the place of its error in the log", function()
+  it("has only the position of its error in the log", function()
     ask "error('hush: a secret')"
-    assert.matches("the function 'scope' raised an error at header:1:", gate:log(), 1, true)
+    assert.matches("the function of option 'scope' raised an error at header:1:", gate:log(), 1, true)
     assert.is_nil(gate:log():find("hush", 1, true))
   end)
 
-  it("has nothing in the log of an error without a place", function()
+  it("has nothing of an error without a position in the log", function()
     ask "error('hush at 10:30: a secret', 0)"
-    assert.matches("the function 'scope' raised an error", gate:log())
+    assert.matches("the function of option 'scope' raised an error", gate:log())
     assert.is_nil(gate:log():find("hush", 1, true))
   end)
 end)

@@ -1,11 +1,10 @@
--- Sealing: against the test vectors of NIST and of the RFCs, and against everything that may have happened to a sealed
--- text.
+-- Sealing: compared with the test vectors of NIST and of the RFCs, and with sealed texts that were changed in all ways.
 
 local ffi = require "ffi"
 local files = require "support.files"
-require "icptoken" -- brings libcurl, and that libcrypto
+require "icptoken" -- loads libcurl, which loads libcrypto
 
--- nginx has the names of libcrypto for all; here they are those of a library that was loaded for libcurl alone.
+-- In nginx the symbols of libcrypto are global; here they belong to a library that was loaded for libcurl only.
 ffi.load(assert(files.read("/proc/self/maps"):match "%S*/libcrypto%.so%S*"), true)
 
 local seal = require "icptoken.gateway.seal"
@@ -40,8 +39,22 @@ local VECTORS = {
       8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662]], "76fc6ece0f4e1768cddf8853bb2d551b" },
 }
 
--- HMAC with SHA-256: key, text, digest; RFC 4231, test cases 1, 2 and 6.
+-- This many bytes, counting up from 0, in hex.
+local function count_up(count)
+  local bytes = {}
+  for i = 1, count do bytes[i] = ("%02x"):format(i - 1) end
+  return table.concat(bytes)
+end
+
+-- HMAC with SHA-256: key, text, digest; NIST's examples for FIPS 198-1 (keys of a block, of less and of more), and RFC
+-- 4231, test cases 1, 2 and 6.
 local DIGESTS = {
+  { count_up(64), to_hex "Sample message for keylen=blocklen",
+    "8bb9a1db9806f20df7f77b82138c7914d174d59e13dc4d0169c9057b133e1d62" },
+  { count_up(32), to_hex "Sample message for keylen<blocklen",
+    "a28cf43130ee696a98f14a37678b56bcfcbdd9e5cf69717fecf5480f0ebdf790" },
+  { count_up(100), to_hex "Sample message for keylen=blocklen",
+    "bdccb6c72ddeadb500ae768386cb38cc41c63dbb0878ddb9c7a38a431b78378d" },
   { ("0b"):rep(20), "4869205468657265", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7" },
   { "4a656665", "7768617420646f2079612077616e7420666f72206e6f7468696e673f",
     "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" },
@@ -70,7 +83,7 @@ describe("sealing", function()
 
   local key = seal.derive_key("secret", "purpose")
 
-  it("gives the text back, whatever it is", function()
+  it("returns the original text, whatever it is", function()
     for _, length in ipairs { 0, 1, 15, 16, 17, 1000, 65536 } do
       local text = ("\0\255a"):rep(length):sub(1, length)
       for _, associated in ipairs { "", "\0", ("name"):rep(100) } do
@@ -90,7 +103,7 @@ describe("sealing", function()
     end
   end)
 
-  it("notices every changed bit, and every missing or added byte", function()
+  it("detects every changed bit, and every missing or added byte", function()
     local sealed = seal.seal(key, "an ID token", "name")
     for i = 1, #sealed do
       for bit = 0, 7 do
@@ -104,7 +117,7 @@ describe("sealing", function()
     assert.equal("an ID token", seal.open(key, sealed, "name"))
   end)
 
-  it("opens with its own key and associated text alone", function()
+  it("opens only with its own key and associated text", function()
     local sealed = seal.seal(key, "an ID token", "name")
     assert.is_nil(seal.open(seal.derive_key("secret", "another purpose"), sealed, "name"))
     assert.is_nil(seal.open(seal.derive_key("another secret", "purpose"), sealed, "name"))

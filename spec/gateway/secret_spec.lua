@@ -1,16 +1,18 @@
--- Where no credential may be: in what reaches the registry, whichever way a request takes through nginx; and in logs,
+-- Where no credential may be: in requests that the registry receives, whatever their path through nginx; and in logs,
 -- the dict, metrics and answers, whatever fails.
 
+local gateway = require "support.gateway"
 local gateway_bed = require "support.gateway_bed"
 local interpreter = require "support.interpreter"
 local load = require "support.load"
 local mime = require "mime"
 local nginx = require "support.nginx"
+local shell = require "support.shell"
 
 local TARGET = "/v2/a/manifests/1"
 
--- A registry that keeps the heads of the requests that reach it. Under /denied it answers with 401, under /back it
--- sends nginx elsewhere.
+-- A registry that keeps the headers of the requests that it receives. Under /denied it answers with 401, under /back it
+-- has nginx redirect internally.
 local RECORDING = [[
   lua_shared_dict heads 4m;
   server {
@@ -35,7 +37,7 @@ local RECORDING = [[
   }
 ]]
 
--- What stands in a location of the README's configuration.
+-- The directives of a location in docs/gateway.md.
 local PROXIED = [[
   proxy_http_version 1.1;
   proxy_set_header Connection "";
@@ -64,7 +66,7 @@ local DETOURS = {
         ngx.print(ngx.location.capture("/v2/a/manifests/1", { share_all_vars = true }).body)
       }
     }]], "/share" },
-  { "a subrequest of a request that was let in", [[location /v2/outer/ { ]] .. HOOKED .. [[
+  { "a subrequest of a request that was allowed", [[location /v2/outer/ { ]] .. HOOKED .. [[
       content_by_lua_block {
         ngx.print(ngx.location.capture("/v2/a/manifests/1", { copy_all_vars = true, always_forward_body = true }).body)
       }
@@ -109,7 +111,7 @@ describe("the client's credential", function()
     if registry then registry:stop() end
   end)
 
-  -- The heads that reached the registry since the last call.
+  -- The headers that the registry has received since the last call.
   local function read_heads()
     return load.request(registry.port, { target = "/heads" }).body
   end
@@ -118,14 +120,14 @@ describe("the client's credential", function()
     return "Basic " .. (mime.b64("joe:" .. password))
   end
 
-  -- Gives the JWTs that were there.
+  -- Returns the JWTs that were there.
   local function assert_no_credential(heads)
     for _, secret in ipairs { bed.stub.id_token, bed.stub.id_token:match "[^.]+$", password, basic():sub(7) } do
       assert.is_nil(heads:find(secret, 1, true))
     end
     local jwts = {}
     for value in heads:gmatch "\n[Aa]uthorization: ([^\r\n]*)" do jwts[#jwts + 1] = value:match "^Bearer (eyJ.+)$" end
-    -- every header of that name held one
+    -- every header of that name contained one
     assert.equal(#jwts, select(2, heads:lower():gsub("\nauthorization:", "")))
     return jwts
   end
@@ -153,7 +155,7 @@ describe("the client's credential", function()
     } do
       read_heads()
       local answer = load.request(gate.port, { target = TARGET, headers = fields })
-      -- Debian's nginx takes two for an error; others pass on the first
+      -- Debian's nginx rejects two; others pass on the first
       assert.is_true(answer.status == 200 or answer.status == 400 or answer.status == 401, answer.problem)
       assert_no_credential(read_heads())
     end
@@ -164,7 +166,7 @@ describe("the client's credential", function()
   for _, case in ipairs(DETOURS) do
     local what, locations, target = case[1], case[2], case[3]
 
-    it("does not reach the registry by " .. what, function()
+    it("does not reach the registry through " .. what, function()
       local gate = bed:start { workers = 1, upstream = registry, locations = locations }
       for _, authorization in ipairs { bed.credential, basic(), "Bearer " .. password } do
         read_heads()
@@ -188,7 +190,7 @@ describe("the client's credential", function()
     'scope = function() return { ngx.var.http_authorization .. "\\0" } end',
     'scope = function() ngx.exec("/v2/b/manifests/1") end',
   } do
-    it("does not reach the registry, nor the log, by a fault of " .. options, function()
+    it("reaches neither the registry nor the log through a fault of " .. options, function()
       local gate = bed:start { workers = 1, upstream = registry, gateway = options }
       read_heads()
       for _, authorization in ipairs { bed.credential, basic() } do
@@ -215,7 +217,7 @@ describe("the client's credential", function()
     end)
     before_each(read_heads)
 
-    -- Runs curl for these targets, on one connection. Gives "version status" of each.
+    -- Runs curl for these targets, on one connection. Returns "version status" of each.
     local function run_curl(authorization, targets, ...)
       local words = { "exec curl --http2 --no-progress-meter --max-time 60 --cacert", interpreter.quote(bed.stub.ca),
         "-w '%{http_version} %{http_code}\\n'", "-H", interpreter.quote("Authorization: " .. authorization) }
@@ -224,9 +226,7 @@ describe("the client's credential", function()
         local url = ("https://localhost:%d%s"):format(gate.ports.PORTTLS, target)
         words[#words + 1] = "-o /dev/null " .. interpreter.quote(url)
       end
-      local process = assert(io.popen(table.concat(words, " ") .. " 2>&1"))
-      local output = process:read "*a"
-      process:close()
+      local output = shell.run(table.concat(words, " ") .. " 2>&1")
       return output
     end
 
@@ -238,7 +238,7 @@ describe("the client's credential", function()
       end
     end)
 
-    it("is replaced in requests side by side", function()
+    it("is replaced in concurrent requests", function()
       local targets = {}
       for i = 1, 20 do targets[i] = ("/v2/side%d/manifests/1"):format(i) end
       assert.equal(("2 200\n"):rep(20), run_curl(bed.credential, targets, "--parallel", "--parallel-max", "20"))
@@ -266,7 +266,7 @@ describe("the client's credential", function()
   end)
 end)
 
--- Each: what the endpoint does when it is asked, where %s is the credential that it was asked with.
+-- Each: what the endpoint does, where %s is the credential that it received.
 local FAILURES = {
   { status = 401 }, { status = 401, body = '{"errors":[{"code":"%s","message":"%s"}]}' }, { status = 403, body = "%s" },
   { status = 429, headers = { { "Retry-After", "%s" } } }, { status = 500, body = "%s" },
@@ -289,7 +289,7 @@ end
 
 describe("no secret is", function()
   local PASSWORD, USER = "correct-horse-battery", "joe-the-user"
-  -- /forget lets the next failure have a line in the log, too, and the next request reach the endpoint.
+  -- After /forget, the next failure is logged again, and the next request reaches the endpoint.
   local LOCATIONS = [[
     location = /login { content_by_lua_block { gateway:login() } }
     location = /forget {
@@ -313,7 +313,7 @@ describe("no secret is", function()
     answers[#answers + 1] = table.concat(parts, "\n")
   end
 
-  -- Each of another key than the one before.
+  -- Each request has another key than the one before.
   local function ask(authorization, method, headers)
     serial = serial + 1
     local request = bed:request(("/v2/secret-name%d/%s"):format(serial,
@@ -366,7 +366,7 @@ describe("no secret is", function()
       locations = LOCATIONS }
   end
 
-  -- All that can go wrong, and some that goes well.
+  -- Causes everything that can go wrong, and some successes.
   local function run(log_level)
     bed.stub:reset()
     bed.stub:set { users = { [USER] = PASSWORD } }
@@ -399,7 +399,7 @@ describe("no secret is", function()
     local metrics = load.request(gate.port, { target = "/metrics" }).body
     local log = gate:log()
     assert.is_true(#jwts == 8 and dict:find(jwts[#jwts], 1, true) ~= nil)
-    assert.matches("fails: ", log, 1, true)
+    assert.matches(" fail: ", log, 1, true)
     assert_clean(log, jwts)
     assert_clean(log, { "eyJ" })
     assert_clean(dict)
@@ -409,10 +409,10 @@ describe("no secret is", function()
     assert_clean(table.concat(answers, "\n"), { USER, "eyJ" })
   end)
 
-  it("is written by nginx without a word of warning: start() tells of error_log's level", function()
+  it("is logged by nginx without a warning: start() reports the level of error_log", function()
     for level, is_wordy in pairs { debug = true, info = true, notice = false, warn = false } do
       local one = bed:start { log_level = level, workers = 1 }
-      -- as many headers as that are refused by nginx, which says so at level info with what was in them
+      -- nginx refuses this many headers, and logs them with their contents at level info
       load.request(one.port, { raw = "GET /v2/ HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer hush-hush\r\n"
         .. "Authorization: Bearer hush-hush\r\n\r\n" })
       local log = one:log()
@@ -420,6 +420,19 @@ describe("no secret is", function()
       assert.equal(is_wordy and 1 or 0, (select(2, log:gsub("error_log has the level", ""))), level)
       one:stop()
     end
+  end)
+
+  it("is logged by nginx without a warning, also if a server has an error_log of its own", function()
+    local conf = gateway.configure { stub = bed.stub, upstream = bed.upstream }
+    conf = conf:gsub("listen 127.0.0.1:@PORT@[^;]*;", "%0 error_log @DIR@/error.log info;", 1)
+    local one = nginx.start { http = conf, workers = 1, main = "thread_pool icptoken threads=16;" }
+    finally(function() one:stop() end)
+    for _ = 1, 2 do assert.equal(200, load.request(one.port, bed:request "/v2/a/manifests/1").status) end
+    load.request(one.port, { raw = "GET /v2/ HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer hush-hush\r\n"
+      .. "Authorization: Bearer hush-hush\r\n\r\n" })
+    local log = one:log()
+    assert.is_truthy(log:find("hush-hush", 1, true))
+    assert.equal(1, (select(2, log:gsub("error_log has the level", ""))))
   end)
 
   it("in a line of the gateway's, at whatever level", function()

@@ -1,14 +1,15 @@
--- gateway:token gives a token wherever nginx allows to wait; gateway:login is the token service that a Bearer challenge
--- sends clients to.
+-- gateway:token returns a token in every phase in which nginx permits waiting; gateway:login is the token service to
+-- which a Bearer challenge refers clients.
 
 local cases = require "support.cases"
 local cjson = require "cjson"
 local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
 local icptoken = require "icptoken"
 local load = require "support.load"
 local mime = require "mime"
 local socket_url = require "socket.url"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 
 local LOGIN_PATH = "/idprovider/v1/auth/identitytoken"
 
@@ -90,7 +91,7 @@ describe("gateway:token", function()
   end
 
   for _, phase in ipairs { "content", "rewrite", "access", "timer" } do
-    it("gives a token in the phase of " .. phase, function()
+    it("returns a token in the phase of " .. phase, function()
       local code = write('scope = "repository:%s:pull"', phase)
       local ok, jwt, source = call(code, "/" .. phase)
       assert.is_true(ok, jwt)
@@ -101,7 +102,7 @@ describe("gateway:token", function()
     end)
   end
 
-  it("shares tokens with the requests that pass", function()
+  it("shares tokens with the requests that are passed on", function()
     load.request(gate.port, bed:request "/v2/shared/manifests/1")
     assert.equal("cached", (select(3, call(write 'scope = "repository:shared:pull"'))))
     assert.equal("cached", (select(3, call(write 'scope = { "repository:shared:pull" }'))))
@@ -111,7 +112,7 @@ describe("gateway:token", function()
     assert.equal(2, #bed.stub:requests())
   end)
 
-  it("shares one question among many", function()
+  it("shares one token request among many", function()
     local code = write 'scope = "repository:many:pull"'
     bed.stub:plan { delay = { before = 0.2 } }
     local answers = load.run(gate.port, 100, function()
@@ -124,14 +125,14 @@ describe("gateway:token", function()
     assert.equal(1, #bed.stub:requests())
   end)
 
-  it("takes a user name and a password", function()
+  it("accepts a user name and a password", function()
     local ok, jwt = call '{ username = "admin", password = "admin", scope = "repository:a:pull" }'
     assert.is_true(ok)
     assert.equal("admin", icptoken.decode(jwt).claims.sub)
     assert.equal("Basic YWRtaW46YWRtaW4=", stub_client.header(bed.stub:last(), "Authorization"))
   end)
 
-  it("asks as the request says in place of the gateway's options", function()
+  it("uses the fields of the request in place of the gateway's options", function()
     local scopes = [[scope = { "repository:b:push", "repository:a:pull" }]]
     local _, jwt = call(write(scopes
       .. ', service = "other", account = "acc", client_id = "cli", offline_token = true'))
@@ -161,7 +162,7 @@ describe("gateway:token", function()
     end)
   end
 
-  it("does not ask with an ID token that has ended, or that is none", function()
+  it("requests no token with an ID token that has expired or is malformed", function()
     local ended = cases.make_jwt '{"iat":1,"exp":2}'
     for id_token, code in pairs { [ended] = "unauthorized", ["a b"] = "invalid_credential" } do
       assert.equal(code, (select(4, call(("{ id_token = %q }"):format(id_token)))))
@@ -175,7 +176,7 @@ describe("gateway:token", function()
     ["{ id_token = 'a', scope = { 1 } }"] = "scope", ["{ id_token = 'a', scope = { a = 'b' } }"] = "scope",
     ["{ id_token = 'a', scope = 'a\\nb' }"] = "scope",
   } do
-    it("raises with " .. code, function()
+    it("raises an error with " .. code, function()
       local ok, problem = call(code)
       assert.is_false(ok)
       assert.matches("gateway:token", problem, 1, true)
@@ -229,7 +230,7 @@ describe("gateway:login", function()
     assert.equal(status == 401 and challenge or nil, answer.headers["www-authenticate"])
   end
 
-  it("gives an ID token for a user name and a password", function()
+  it("returns an ID token for a user name and a password", function()
     bed.stub:set { id_token_expires_in = 500 }
     local answer = log_in "admin:admin"
     assert.equal(200, answer.status, answer.body)
@@ -245,7 +246,7 @@ describe("gateway:login", function()
     assert.same({ "POST", "/idprovider/v1/auth/identitytoken" }, { asked.method, asked.path })
   end)
 
-  it("is where the gateway's challenge sends clients, who come back with what it gave", function()
+  it("is where the gateway's challenge sends clients, which then use its ID token", function()
     local refused = load.request(gate.port, { target = "/v2/library/app/manifests/1" })
     assert.equal(401, refused.status)
     local challenge = icptoken.challenge(refused.headers["www-authenticate"])
@@ -258,7 +259,7 @@ describe("gateway:login", function()
     assert.equal("repository:library/app:pull", gateway_bed.read_scopes(through))
   end)
 
-  it("keeps the ID token for the same user and password, where nobody else can read it", function()
+  it("keeps the ID token for the same user and password, and nobody else can read it", function()
     local given = cjson.decode(log_in("admin:admin").body)
     for _ = 1, 10 do assert.equal(given.token, cjson.decode(log_in("admin:admin").body).token) end
     assert.equal(1, #bed.stub:requests())
@@ -270,7 +271,7 @@ describe("gateway:login", function()
     assert.equal(2, #bed.stub:requests())
   end)
 
-  it("logs in once for many at once, of all workers", function()
+  it("logs in once for many simultaneous requests, in all workers", function()
     bed.stub:plan { path = LOGIN_PATH, delay = { before = 0.3 } }
     local answers = load.run(gate.port, 40, function()
       return { target = "/login", headers = { Authorization = "Basic " .. (mime.b64 "admin:admin") } }
@@ -279,7 +280,7 @@ describe("gateway:login", function()
     assert.equal(1, #bed.stub:requests())
   end)
 
-  it("logs in again when the ID token is about to expire, or was put there by another", function()
+  it("logs in again if the ID token is about to expire, or was stored by other code", function()
     bed.stub:set { id_token_expires_in = 61 }
     local first = cjson.decode(log_in("admin:admin").body)
     assert.is_true(first.expires_in >= 60)
@@ -291,7 +292,7 @@ describe("gateway:login", function()
     local before = #bed.stub:requests()
     for _ = 1, 3 do
       local given = cjson.decode(log_in("admin:admin").body)
-      assert.is_true(given.expires_in >= 60) -- a token service may not say less
+      assert.is_true(given.expires_in >= 60) -- a token service must not return less
     end
     assert.equal(before + 3, #bed.stub:requests())
     bed.stub:set { id_token_expires_in = 500 }
@@ -302,9 +303,21 @@ describe("gateway:login", function()
     assert.equal(before + 1, #bed.stub:requests())
   end)
 
+  it("keeps an ID token no longer than that says that it is valid", function()
+    for left, logins in pairs { [-100] = 3, [30] = 3, [400] = 1 } do
+      load.request(gate.port, { target = "/empty" })
+      bed.stub:reset()
+      local id_token = cases.make_jwt(('{"sub":"admin","iat":1,"exp":%d}'):format(os.time() + left))
+      bed.stub:plan { path = LOGIN_PATH, body = ('{"id_token":"%s","expires_in":500}'):format(id_token),
+        times = "forever" }
+      for _ = 1, 3 do assert.is_true(cjson.decode(log_in("admin:admin").body).expires_in <= math.max(60, left)) end
+      assert.equal(logins, #bed.stub:requests())
+    end
+  end)
+
   it("logs in again after the endpoint has refused the ID token", function()
     local first = cjson.decode(log_in("admin:admin").body).token
-    bed.stub:reset() -- it forgets the ID tokens that it gave
+    bed.stub:reset() -- the stub forgets the ID tokens that it issued
     local request = bed:request("/v2/a/manifests/1", "GET", { Authorization = "Bearer " .. first })
     assert.equal(401, load.request(gate.port, request).status)
     local second = cjson.decode(log_in("admin:admin").body).token
@@ -343,7 +356,7 @@ describe("gateway:login", function()
     hasty:stop()
   end)
 
-  it("wants Basic", function()
+  it("requires Basic", function()
     assert_refused(log_in(nil), 401, "no_credential")
     for _, value in ipairs { bed.credential, "Basic", "Digest a", "", "a" } do
       local answer = load.request(gate.port, { target = "/login", headers = { Authorization = value } })
@@ -353,7 +366,7 @@ describe("gateway:login", function()
   end)
 
   for _, text in ipairs { "", ":", "admin", "admin:", ":admin", "a\0:b", "a:b\n", "\255\254" } do
-    it(("does not ask about %q"):format(text), function()
+    it(("makes no login for %q"):format(text), function()
       local answer = log_in(text)
       assert.equal(401, answer.status)
       assert.same({}, bed.stub:requests())
@@ -361,7 +374,7 @@ describe("gateway:login", function()
     end)
   end
 
-  it("is for GET", function()
+  it("accepts only GET", function()
     for _, method in ipairs { "POST", "HEAD", "PUT", "DELETE", "OPTIONS" } do
       local answer = log_in("admin:admin", method)
       assert.equal(405, answer.status)
@@ -370,7 +383,7 @@ describe("gateway:login", function()
     assert.same({}, bed.stub:requests())
   end)
 
-  it("gives token_user's ID token back", function()
+  it("returns token_user's own ID token", function()
     local id_token = cases.make_jwt(('{"sub":"joe","iat":%d,"exp":%d}'):format(os.time() - 60, os.time() + 600))
     local given = cjson.decode(log_in("token:" .. id_token).body)
     assert.equal(id_token, given.token)
@@ -392,13 +405,24 @@ describe("gateway:login", function()
     { { status = 429 }, 429, "rate_limited" }, { { status = 404 }, 502, "not_found" },
     { { redirect = "https://login.example/" }, 502, "redirect" }, { { ["end"] = "hold", raw = "" }, 504, "timeout" },
   } do
-    it(("fails with %d where the identity provider fails: %s"):format(case[2], case[3]), function()
+    it(("fails with %d if the identity provider fails: %s"):format(case[2], case[3]), function()
       bed.stub:plan(case[1])
       local answer = log_in "admin:admin"
       assert_refused(answer, case[2], case[3])
       assert.equal(case[4], answer.headers["retry-after"])
     end)
   end
+
+  it("takes a wrong password for one, however the identity provider says so, and not for a failure", function()
+    for _, order in ipairs { { status = 401 }, { status = 400, body = '{"error":"invalid_grant"}' },
+      { status = 400, body = '{"error":"access_denied"}' } } do
+      load.request(gate.port, { target = "/empty" })
+      bed.stub:plan(order)
+      assert_refused(log_in "admin:wrong", 401, "unauthorized")
+    end
+    assert.is_nil(gate:log():match "identitytoken fail: [^\n]*400")
+    assert.equal(1, gateway_probe.read_metric(gate.port, "icptoken_endpoint_up", 'endpoint="login"'))
+  end)
 
   it("is counted, and the log says when the identity provider begins to fail and when it answers again", function()
     local one = bed:start { workers = 1, locations = "location = /login { content_by_lua_block { gateway:login() } }" }
@@ -414,8 +438,9 @@ describe("gateway:login", function()
     for line in one:log():gmatch "icptoken: [^\n,]*" do lines[#lines + 1] = line end
     local url = ("https://localhost:%d/idprovider/v1/auth/identitytoken"):format(bed.stub.port)
     assert.equal(2, #lines)
-    assert.matches("icptoken: " .. url .. " fails: ", lines[1], 1, true)
-    assert.matches("icptoken: " .. url .. " answers again (it failed with server_error)", lines[2], 1, true)
+    assert.matches("icptoken: requests to " .. url .. " fail: ", lines[1], 1, true)
+    assert.matches("icptoken: requests to " .. url .. " succeed again (the last failure was 'server_error')", lines[2],
+      1, true)
     one:stop()
   end)
 

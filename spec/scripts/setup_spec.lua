@@ -1,10 +1,12 @@
--- scripts/setup on systems of all kinds: fakes stand for the programs that know what is installed and what could be.
+-- scripts/setup on all kinds of systems: fakes replace the programs that say which packages are installed or available.
 
 local files = require "support.files"
+local scripts = require "support.scripts"
 local testkit = require "testkit"
 
-local SECONDS = 60
--- What setup may use of the system, besides what it asks for packages.
+local SECONDS = scripts.SECONDS
+local exists, run_shell = scripts.exists, scripts.shell
+-- The programs of the system that setup may use, besides those that the fakes replace.
 local TOOLS = "sh env cat grep sed awk tr printf chmod flock rm touch echo true sleep"
 
 local ROW_FAKES = {
@@ -21,22 +23,19 @@ case $1 in
 esac]],
 }
 
--- What the targets need on a release which has the first name of everything.
+-- The packages that the targets need on a release that has the first name of each.
 local ALL = [[gcc libc6-dev make pkg-config libcurl4-openssl-dev lua5.4 liblua5.4-dev lua-cjson luajit2 lua-http
   lua-luaossl lua-cqueues lua-socket openssl libluajit2-5.1-dev lua-busted lua5.1 liblua5.1-0-dev lua5.2
-  liblua5.2-dev lua5.3 liblua5.3-dev lua5.5 liblua5.5-dev clang clang-tidy clang-format libclang-rt-14-dev
+  liblua5.2-dev lua5.3 liblua5.3-dev lua5.5 liblua5.5-dev lua-argparse lua-dkjson lua-posix
+  clang clang-tidy clang-format libclang-rt-14-dev
   cppcheck valgrind lua-check
   shellcheck libnginx-mod-http-lua lua-resty-lrucache nginx docker-registry skopeo curl ca-certificates procps git
-  luarocks unzip util-linux locales containerd lua-curl lua-sec wrk debootstrap debian-archive-keyring]]
+  luarocks unzip util-linux locales containerd docker.io docker-cli docker-buildx podman buildah oras cosign
+  crane golang-github-docker-docker-credential-helpers-dev golang-golang-x-sys-dev golang-go strace
+  prometheus python3-prometheus-client chromium-headless-shell fonts-dejavu-core lua-curl lua-sec wrk redis-server
+  valkey-server debootstrap debian-archive-keyring]]
 
 local fakes, policy
-
-local function run_shell(command)
-  local process = assert(io.popen(command))
-  local output = process:read "*a"
-  process:close()
-  return (output:gsub("\n$", ""))
-end
 
 local function write_list(name, words)
   files.write(fakes .. "/" .. name, (words:gsub("%s+", "\n") .. "\n"))
@@ -48,18 +47,12 @@ local function without(words, ...)
   return kept
 end
 
-local function exists(path)
-  local file = io.open(path)
-  if file then file:close() end
-  return file ~= nil
-end
-
 local function start_setup(target)
   return assert(testkit.spawn { "/bin/sh", "scripts/setup", target, stdin = "/dev/null", stdout = fakes .. "/output",
     stderr = fakes .. "/output", env = { PATH = fakes, FAKES = fakes, POLICY_RC_D = policy } })
 end
 
--- Gives the exit status and what was printed.
+-- Returns the exit status and what was printed.
 local function run_setup(target)
   local how, status = testkit.waitpid(start_setup(target), SECONDS)
   assert.equal("exited", how)
@@ -72,20 +65,16 @@ local function list_got()
   return got
 end
 
--- What the policy answers to a package that would start its service: 0 to go on, 101 to leave it.
+-- The answer of the policy to a package that would start its service: 0 permits it, 101 forbids it.
 local function ask_policy()
   return tonumber(run_shell(policy .. " nginx start; echo $?"))
 end
 
 local function await(path)
-  local deadline = testkit.monotonic() + SECONDS
-  while not exists(path) do
-    assert.is_true(testkit.monotonic() < deadline, path)
-    testkit.sleep(0.01)
-  end
+  scripts.await(path, function() return exists(path) end)
 end
 
--- Starts setup and gives its process id when apt-get is installing, which goes on until the file `hold` is removed.
+-- Starts setup and returns its process id once apt-get is installing, which lasts until the file `hold` is removed.
 local function start_and_hold()
   files.write(fakes .. "/hold", "")
   local pid = start_setup "demo"
@@ -109,7 +98,7 @@ after_each(function()
   run_shell("rm -rf " .. fakes)
 end)
 
-describe("the set-up", function()
+describe("the set-up #deep", function()
   it("installs the first name that the release has", function()
     write_list("available", ALL .. " luajit libluajit-5.1-dev libclang-rt-dev liblua5.1-dev")
     local status, output = run_setup "test"
@@ -123,7 +112,7 @@ describe("the set-up", function()
     end
   end)
 
-  it("installs the second name where the release lacks the first", function()
+  it("installs the second name if the release lacks the first", function()
     write_list("available", without(ALL, "luajit2", "libluajit2-5.1-dev", "libclang-rt-14-dev")
       .. " luajit libluajit-5.1-dev libclang-rt-dev")
     local status, output = run_setup "test"
@@ -133,7 +122,7 @@ describe("the set-up", function()
     assert.is_nil(got.luajit2)
   end)
 
-  it("is content with any of the names that is installed", function()
+  it("installs nothing if any of the names is installed", function()
     write_list("installed", "luajit")
     assert.equal(0, (run_setup "demo"))
     local got = list_got()
@@ -142,7 +131,7 @@ describe("the set-up", function()
     assert.is_nil(got.luajit2)
   end)
 
-  it("prints nothing and calls nothing when everything is there", function()
+  it("prints nothing and calls nothing if everything is installed", function()
     write_list("installed", ALL)
     for _, target in ipairs { "demo", "demo-gateway", "test", "test-on", "bench" } do
       local status, output = run_setup(target)
@@ -151,11 +140,11 @@ describe("the set-up", function()
     assert.equal("", files.read(fakes .. "/calls"))
   end)
 
-  it("says what the benchmark leaves out where there is no lua-curl", function()
+  it("says what the benchmark leaves out without lua-curl", function()
     write_list("available", without(ALL, "lua-curl"))
     local status, output = run_setup "bench"
     assert.equal(0, status, output)
-    assert.matches("No package source has lua-curl, which make bench can do without. The benchmark says", output, 1,
+    assert.matches("No package source has lua-curl, which make bench can do without. The benchmark skips", output, 1,
       true)
     assert.is_true(list_got().wrk)
   end)
@@ -168,7 +157,7 @@ describe("the set-up", function()
       output, 1, true)
   end)
 
-  it("names a package that cannot be had, the target that needs it and what works without it", function()
+  it("names a package that is not available, the target that needs it and what works without it", function()
     write_list("available", without(ALL, "luajit2"))
     local status, output = run_setup "demo"
     assert.equal(1, status)
@@ -177,7 +166,7 @@ describe("the set-up", function()
     assert.equal("update\n", files.read(fakes .. "/calls"))
   end)
 
-  it("looks again after an update of lists that are empty", function()
+  it("checks again after an update of lists that are empty", function()
     write_list("newly", ALL)
     files.write(fakes .. "/available", "")
     local status, output = run_setup "demo"
@@ -185,7 +174,7 @@ describe("the set-up", function()
     assert.is_true(list_got().gcc)
   end)
 
-  it("prints the names of the packages where there is no apt-get, and stops", function()
+  it("prints the names of the packages if there is no apt-get, and stops", function()
     os.remove(fakes .. "/apt-get")
     for _, target in ipairs { "demo", "demo-gateway", "test", "bench" } do
       local status, output = run_setup(target)
@@ -198,7 +187,7 @@ describe("the set-up", function()
     assert.equal("", files.read(fakes .. "/calls"))
   end)
 
-  it("is content there when the programs are there", function()
+  it("succeeds there if the programs are installed", function()
     os.remove(fakes .. "/apt-get")
     for name in ("cc make pkg-config lua5.4 luajit openssl"):gmatch "%S+" do
       run_shell(("ln -sf $(command -v true) %s/%s"):format(fakes, name))
@@ -207,8 +196,20 @@ describe("the set-up", function()
   end)
 end)
 
+describe("the architecture to set up for", function()
+  it("must be one that the specs run on", function()
+    for arch, problem in pairs { vax = ", not vax", compiler = ", not compiler", [""] = "" } do
+      local status = scripts.run(fakes .. "/output", { "scripts/setup", "test-arch", arch,
+        env = { PATH = fakes, FAKES = fakes } })
+      assert.same({ 2, "make test-on: ARCH must be s390x, i386, arm64, armhf or ppc64el" .. problem .. "\n" },
+        { status, files.read(fakes .. "/output") })
+    end
+    assert.equal("", files.read(fakes .. "/calls"))
+  end)
+end)
+
 describe("the policy against starting services", function()
-  it("forbids while packages are installed, and is gone afterwards", function()
+  it("is in force while packages are installed, and removed afterwards", function()
     local pid = start_and_hold()
     assert.equal(101, ask_policy())
     os.remove(fakes .. "/hold")
@@ -216,18 +217,14 @@ describe("the policy against starting services", function()
     assert.is_false(exists(policy))
   end)
 
-  it("forbids no longer than apt-get lives when setup is killed, whoever has its process id later", function()
+  it("is in force only until apt-get exits if setup is killed, whichever process gets its id later", function()
     local pid = start_and_hold()
     testkit.kill(pid, "KILL")
     assert.equal("killed", (testkit.waitpid(pid, SECONDS)))
     assert.equal(101, ask_policy())
     assert.not_matches(tostring(pid), files.read(policy), 1, true)
     os.remove(fakes .. "/hold")
-    local deadline = testkit.monotonic() + SECONDS
-    while ask_policy() ~= 0 do
-      assert.is_true(testkit.monotonic() < deadline)
-      testkit.sleep(0.01)
-    end
+    scripts.await("the end of the policy", function() return ask_policy() == 0 end)
   end)
 
   it("stays while another setup needs it", function()
@@ -244,7 +241,7 @@ describe("the policy against starting services", function()
     assert.equal(0, ask_policy())
   end)
 
-  it("is left alone where the machine has its own", function()
+  it("does not replace a policy of the machine", function()
     local own = "#!/bin/sh\nexit 104\n"
     files.write(policy, own)
     assert.equal(0, (run_setup "demo"))

@@ -1,4 +1,4 @@
--- What the specs of fetching share: options that reach a stub, JWTs of their own, and what must hold of every failure.
+-- What the specs of fetching share: options for a stub, JWTs, and checks that apply to every failure.
 
 local assert = require "luassert"
 local mime = require "mime"
@@ -18,7 +18,7 @@ local function encode_base64url(bytes)
   return ((mime.b64(bytes)):gsub("[+/=]", { ["+"] = "-", ["/"] = "_", ["="] = "" }))
 end
 
---- A JWT with these claims, which are JSON. Nobody has signed it.
+--- A JWT with these claims, which are JSON. Its signature is not valid.
 function cases.make_jwt(claims)
   return table.concat({ encode_base64url '{"typ":"JWT","alg":"RS256"}', encode_base64url(claims),
     encode_base64url "signature" }, ".")
@@ -35,14 +35,14 @@ local function visit_strings(value, visit)
   end
 end
 
--- Neither the credentials of the stub's specs nor anything that begins as a JWT does.
+-- Neither the credentials that the specs use nor anything that begins like a JWT.
 local function assert_no_secret(text, secrets)
   assert.not_matches("eyJ", text, 1, true)
   for _, secret in ipairs(secrets) do assert.not_matches(secret, text, 1, true) end
 end
 
---- Takes the results of a call that must have failed with `code`, and gives its message and details. The rest of
---- the arguments are the results. secrets: strings that neither may hold.
+--- Takes the results of a call that must have failed with `code`, and returns its message and details. The other
+--- arguments are the results. secrets: strings that neither may contain.
 function cases.check_failure(code, secrets, token, message, got, details)
   assert.is_nil(token)
   assert.is_string(message)

@@ -1,5 +1,5 @@
-/* A preloaded clock_gettime, time and gettimeofday whose clocks a spec moves and stops, each by
-   itself: what hours of waiting, a corrected wall clock or a night of suspend do to a process.
+/* A preloaded clock_gettime, time and gettimeofday whose clocks a spec moves and stops
+   independently: as hours of waiting, a corrected wall clock or a night of suspend would.
    LD_PRELOAD=build/clock_shift.so; testkit.shift_clocks finds clock_shift_set in it.
    With CLOCK_SHIFT_FAILS=1 in the environment the wall clock cannot be read, as from 2038 on where
    time_t has 32 bits. */
@@ -42,7 +42,7 @@ static int64_t read_shifted_us(int clock) {
 
 EXPORT void clock_shift_set(const double seconds[CLOCKS], bool stop);
 
-/* Moves the wall, monotonic and boottime clock by so many seconds from their true time, and stops
+/* Moves the wall, monotonic and boottime clock by that many seconds from their true time, and stops
    all three or lets them run. */
 void clock_shift_set(const double seconds[CLOCKS], bool stop) {
   bool stops_now = stop && !atomic_load(&stopped);
@@ -90,7 +90,7 @@ EXPORT int gettimeofday(struct timeval *restrict tv, void *restrict tz) {
   return 0;
 }
 
-/* Where time_t has 32 bits, what is compiled for 64 calls these names of the GNU C library. */
+/* Where time_t has 32 bits, code compiled for 64 bits calls these names of the GNU C library. */
 #if defined __GLIBC__ && __TIMESIZE == 32
 
 struct timespec64 {

@@ -1,5 +1,5 @@
-/* Stands for a Lua of another architecture: runs it under an emulator with the arguments it was
-   called with. It is DIR/bin/NAME; DIR/emulator is a link to the emulator, and
+/* Replaces the Lua of another architecture: runs it under an emulator with the arguments that this
+   program got. It is DIR/bin/NAME; DIR/emulator is a link to the emulator, and
    DIR/root/usr/bin/NAME is that Lua. Compiled static, as LD_PRELOAD and LD_LIBRARY_PATH may name
    libraries that only that Lua can load: they are taken out of the emulator's environment and given
    to Lua. */

@@ -1,12 +1,12 @@
--- A gateway as specs use it: nginx with icptoken's hook, and behind it another nginx that stands for a registry and
--- answers with what reached it.
+-- A gateway as specs use it: nginx with icptoken's hooks, and behind it another nginx, the fake registry, which answers
+-- with the request that it received.
 
 local nginx = require "support.nginx"
 
 local gateway = {}
 
--- Tells what it got: its headers, method and target as JSON. A path under /v2/<name>/ can be told to answer
--- otherwise with X-Test-Status, X-Test-Challenge and X-Test-Body.
+-- Answers with the headers, method and target of the request as JSON. The headers X-Test-Status and X-Test-Challenge
+-- of a request set the status and the challenge of the answer.
 local UPSTREAM = [[
   server {
     listen 127.0.0.1:@PORT@ backlog=4096;
@@ -26,7 +26,7 @@ local UPSTREAM = [[
   }
 ]]
 
---- Starts what stands for a registry.
+--- Starts the fake registry.
 function gateway.start_upstream()
   return nginx.start { http = UPSTREAM, workers = 1, log_level = "warn" }
 end
@@ -92,9 +92,10 @@ function gateway.configure(options)
   return HTTP:format(options.dict or "4m", text, options.upstream.port, options.locations or "", options.servers or "")
 end
 
---- Starts the gateway. options: those of configure, and `main` (text outside http), `workers` (2), `log_level`.
+--- Starts the gateway. options: those of configure, and those of nginx.start other than `http`.
 function gateway.start(options)
   return nginx.start { http = gateway.configure(options), workers = options.workers, log_level = options.log_level,
+    connections = options.connections, lua_path = options.lua_path,
     main = "thread_pool icptoken threads=16;\n" .. (options.main or "") }
 end
 

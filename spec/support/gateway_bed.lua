@@ -1,11 +1,11 @@
--- What a spec of the gateway begins with: the fake ICP, what stands for a registry behind the gateway, and gateways
--- between them. Owns all of them; close() ends them, and stop() of a gateway may come earlier.
+-- The servers that a spec of the gateway uses: the fake ICP, a fake registry behind the gateway, and gateways between
+-- them. Owns all of them; close() stops them, and stop() of a gateway may be called earlier.
 
 local cjson = require "cjson"
 local gateway = require "support.gateway"
 local icptoken = require "icptoken"
 local cqueues = require "cqueues"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 
 local gateway_bed = {}
@@ -14,8 +14,8 @@ local bed_meta = { __index = bed_methods }
 
 local AWAIT_SECONDS = 60
 
---- Starts the fake ICP and what stands for a registry. Fields: stub, upstream, credential (an Authorization value that
--- the stub takes).
+--- Starts the fake ICP and the fake registry. Fields: stub, upstream, credential (an Authorization value that the stub
+-- accepts).
 function gateway_bed.open()
   local self = setmetatable({ gateways = {} }, bed_meta)
   self.stub = stub_client.start()
@@ -29,7 +29,7 @@ function gateway_bed.open()
   error(upstream, 0)
 end
 
---- Ends everything. For busted's teardown, also where open failed and gave nothing.
+--- Stops everything. For busted's teardown, also if open failed and returned nothing.
 function gateway_bed.close(self)
   if self then self:close() end
 end
@@ -40,8 +40,8 @@ function bed_methods:close()
   self.stub:stop()
 end
 
---- Lua text of options for the stub's endpoint, without a second attempt; more is Lua text of further ones, which count
--- before these. NONE stands for one that is left out.
+--- Lua text of options for the stub's endpoint, without second attempts; more is Lua text of further options, which
+-- replace these. NONE stands for an option that is left out.
 function bed_methods:write_options(more)
   return ([[(function(NONE, options)
     for name, value in pairs { %s } do
@@ -71,7 +71,7 @@ function bed_methods:request(target, method, headers)
   return { target = target, method = method, headers = all }
 end
 
---- What a request that came through says: the echo of what stands for a registry.
+--- The echo of a request that was passed on: the answer of the fake registry.
 function gateway_bed.read_echo(answer)
   assert(answer.status, answer.problem)
   local ok, echo = pcall(cjson.decode, answer.body)
@@ -79,13 +79,13 @@ function gateway_bed.read_echo(answer)
   return echo
 end
 
---- The claims of the JWT that reached the registry; nil when it was none.
+--- The claims of the JWT that the registry received; nil if it received none.
 function gateway_bed.read_claims(answer)
   local jwt = (gateway_bed.read_echo(answer).headers.authorization or ""):match "^Bearer (.+)$"
   return jwt and assert(icptoken.decode(jwt)).claims
 end
 
---- The scopes of that JWT, as the request for it named them; "" for none.
+--- The scopes of that JWT in the form of a token request; "" for none.
 function gateway_bed.read_scopes(answer)
   local access, scopes = gateway_bed.read_claims(answer).access, {}
   for i, one in ipairs(type(access) == "table" and access or {}) do
@@ -94,15 +94,16 @@ function gateway_bed.read_scopes(answer)
   return table.concat(scopes, " ")
 end
 
---- What a gateway says in place of the registry: the registry's code, the gateway's, and the message; nil for an answer
--- that is not of that form.
+--- The content of a gateway's own answer: the registry's code, the gateway's, and the message; nil for an answer that
+-- does not have that form.
 function gateway_bed.read_error(answer)
   local ok, body = pcall(cjson.decode, answer.body or "")
   local problem = ok and type(body) == "table" and body.errors and body.errors[1]
   if problem then return problem.code, problem.detail.code, problem.message end
 end
 
---- Calls probe until it gives something true, and gives that. Raises, saying what was awaited, when it never does.
+--- Calls probe until it returns a true value, and returns that. Raises an error that names what was awaited if it never
+-- does.
 function gateway_bed.await(what, probe)
   local deadline = testkit.monotonic() + AWAIT_SECONDS
   repeat
@@ -110,10 +111,10 @@ function gateway_bed.await(what, probe)
     if found then return found end
     cqueues.sleep(0.01)
   until testkit.monotonic() > deadline
-  error("waited in vain for " .. what, 2)
+  error("timed out while waiting for " .. what, 2)
 end
 
---- The process numbers of a gateway's workers, once there are as many as there should be.
+--- The process ids of a gateway's workers, once there are as many as there should be.
 function gateway_bed.await_workers(one, count)
   return gateway_bed.await("the workers", function()
     local pids = one:workers()

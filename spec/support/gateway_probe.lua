@@ -1,5 +1,5 @@
--- What specs of the gateway under load look at: which worker answered, its numbers, its processes. And a hand in its
--- dict, to make tokens old.
+-- What specs of the gateway under load observe: which worker answered, its metrics, its processes. Also a way to make
+-- the tokens in its dict old.
 
 local files = require "support.files"
 local gateway_bed = require "support.gateway_bed"
@@ -7,9 +7,9 @@ local load = require "support.load"
 
 local gateway_probe = {}
 
---- For the option `locations` of a gateway: every answer tells the worker, /connections how many clients are
--- connected and how many wait for an answer, and /age makes all tokens due for renewal, with so many seconds left if
--- any are given.
+--- For the option `locations` of a gateway: every answer names the worker; /connections says how many clients are
+-- connected and how many wait for an answer; and /age makes all tokens due for renewal, with `left` seconds until they
+-- expire if that is given.
 gateway_probe.LOCATIONS = [[
     add_header X-Worker $pid always;
     location = /connections { return 200 "$connections_active $connections_writing"; }
@@ -30,17 +30,17 @@ gateway_probe.LOCATIONS = [[
     }
 ]]
 
---- Makes all tokens due for renewal, and end in `left` seconds if that is given. Gives how many they are.
+--- Makes all tokens due for renewal, and expire in `left` seconds if that is given. Returns how many there are.
 function gateway_probe.age_tokens(port, left)
   return tonumber(load.perform(port, { target = "/age" .. (left and "?left=" .. left or "") }).body)
 end
 
---- The process number of the worker that answered.
+--- The process id of the worker that answered.
 function gateway_probe.read_worker(answer)
   return tonumber(answer.headers["x-worker"])
 end
 
---- How many of the answers each worker gave, by its process number.
+--- How many of the answers each worker sent, by its process id.
 function gateway_probe.count_by_worker(answers)
   local counts = {}
   for _, answer in ipairs(answers) do
@@ -50,14 +50,14 @@ function gateway_probe.count_by_worker(answers)
   return counts
 end
 
---- Connections (kept, for load.perform) to all of so many workers, as many to each: lists by the process number.
+--- Connections (kept, for load.perform) to this many workers, the same number to each: lists by the process id.
 function gateway_probe.reach_workers(port, workers, each)
   local reached, missing, spare = {}, workers * each, {}
   gateway_bed.await("all workers to take requests", function()
     local kept = {}
     local pid = gateway_probe.read_worker(load.perform(port, { target = "/elsewhere" }, kept))
     reached[pid] = reached[pid] or {}
-    -- what a worker has too many stays open meanwhile, else it would get the next one as well
+    -- surplus connections to a worker stay open meanwhile, otherwise it would get the next one as well
     local is_spare = #reached[pid] == each
     table.insert(is_spare and spare or reached[pid], kept)
     missing = missing - (is_spare and 0 or 1)

@@ -6,7 +6,7 @@ local testkit = require "testkit"
 
 local interpreter = {}
 
--- A child that takes longer hangs; no child that a spec starts takes so long on a slow machine.
+-- A child that takes longer hangs: no child that a spec starts takes that long, even on a slow machine.
 local HANG_SECONDS = 300
 
 local function runtime_path()
@@ -36,8 +36,8 @@ local function child_environment(preload)
   return environment
 end
 
---- Gives a shell command that runs a script of this tree as the specs are run, with the arguments
--- that follow; for io.popen and os.execute.
+--- Returns a shell command that runs a script of this tree as the specs are run, with further
+-- arguments; for io.popen and os.execute.
 function interpreter.command(script, ...)
   local unset, set = {}, {}
   for name, value in pairs(child_environment()) do
@@ -68,7 +68,7 @@ local function read_all(path)
   return content
 end
 
---- Starts a child and gives an object with its `pid` and `output()` (what it printed so far).
+--- Starts a child and returns an object with its `pid` and `output()` (what it printed so far).
 -- options: `code` (a string of Lua) or `script` (a path), `args` (a list of strings), `env` (name to
 -- string, or false to unset), `preload` (a library for LD_PRELOAD), `descriptors` (how many it may
 -- have). Call wait or kill at its end.
@@ -93,7 +93,7 @@ function interpreter.start(options)
     return read_all(output_path)
   end
 
-  --- Waits at most `timeout` seconds (HANG_SECONDS), then kills. Gives "exited", "killed" or "timeout", the
+  --- Waits at most `timeout` seconds (HANG_SECONDS), then kills. Returns "exited", "killed" or "timeout", the
   -- status or signal, and all it printed.
   function child.wait(timeout)
     local how, value = testkit.waitpid(child.pid, timeout or HANG_SECONDS)
@@ -103,7 +103,7 @@ function interpreter.start(options)
       how = "timeout"
     end
     local output = read_all(output_path)
-    -- scripts/specs looks for it: a spec need not show what its child printed
+    -- scripts/specs looks for this line, as a spec need not show what its child printed
     local crash = output:match "Tracer caught signal[^\n]*"
     if crash then io.stdout:write("in a child: ", crash, "\n") end
     os.remove(output_path)
@@ -115,7 +115,7 @@ function interpreter.start(options)
 end
 
 --- Runs a child to its end. options: those of start, and `timeout` in seconds (HANG_SECONDS).
--- Gives whether it exited with 0, its exit status (nil when a signal or the time limit ended it),
+-- Returns whether it exited with 0, its exit status (nil if a signal or the time limit ended it),
 -- all it printed, and how it ended ("exited", "killed", "timeout").
 function interpreter.run(options)
   local how, value, output = interpreter.start(options).wait(options.timeout)
@@ -123,7 +123,7 @@ function interpreter.run(options)
   return status == 0, status, output, how
 end
 
---- Runs body in a forked child and gives its exit status: 0 when body returned something true.
+--- Runs body in a forked child and returns its exit status: 0 if body returned a true value.
 function interpreter.fork(body)
   local pid = testkit.fork()
   if pid == 0 then

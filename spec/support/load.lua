@@ -1,5 +1,5 @@
--- Many HTTP/1.1 requests at once, from one thread: a client of fibers over cqueues (LuaJIT only). An answer is
--- { status, headers (names in lower case), body, seconds }, or { problem, seconds } where there was none.
+-- Many HTTP/1.1 requests at once, from one thread: a client with coroutines of cqueues (LuaJIT only). An answer is
+-- { status, headers (names in lower case), body, seconds }, or { problem, seconds } if there was none.
 
 local cqueues = require "cqueues"
 local socket = require "cqueues.socket"
@@ -14,8 +14,8 @@ local function read_head(connection)
   local status = tonumber(line:match "^HTTP/1%.%d (%d%d%d)")
   if not status then return nil, "not HTTP: " .. line end
   local headers = {}
-  for field in connection:lines "*l" do
-    field = field:gsub("\r$", "")
+  for line_read in connection:lines "*l" do
+    local field = line_read:gsub("\r$", "")
     if field == "" then return status, headers end
     local name, value = field:match "^([^:]+):%s*(.-)%s*$"
     if not name then return nil, "no header field: " .. field end
@@ -48,13 +48,13 @@ local function read_body(connection, method, status, headers)
   return body and #body == length and body or nil
 end
 
--- A request as bytes. `raw` stands for the whole.
+-- A request as bytes. `raw` replaces all of it.
 local function render(request, port)
   if request.raw then return request.raw end
   local lines = { ("%s %s HTTP/1.1"):format(request.method or "GET", request.target or "/v2/") }
   local has_host = false
   for name, value in pairs(request.headers or {}) do
-    -- a list gives a field more than once
+    -- a list sends a field more than once
     for _, one in ipairs(type(value) == "table" and value or { value }) do
       lines[#lines + 1] = name .. ": " .. one
     end
@@ -105,7 +105,7 @@ local function perform(port, request, kept)
   return answer
 end
 
--- Runs fibers to their end; an error in one is raised here.
+-- Runs coroutines to their end; an error in one is raised here.
 local function loop(body)
   local queue = cqueues.new()
   body(queue)
@@ -122,7 +122,7 @@ function load.request(port, request)
   return answer
 end
 
---- Makes `count` requests, `concurrency` at a time (all), and gives the list of answers. make(i) gives each request.
+--- Sends `count` requests, `concurrency` at a time (all), and returns the list of answers. make(i) makes each request.
 -- keep: over kept connections.
 function load.run(port, count, make, concurrency, keep)
   local answers, next_index = {}, 1
@@ -142,7 +142,7 @@ function load.run(port, count, make, concurrency, keep)
   return answers
 end
 
---- Sends requests and goes away before an answer, `wait` seconds later, `concurrency` at a time.
+--- Sends requests and disconnects before an answer, `wait` seconds later, `concurrency` at a time.
 function load.abandon(port, count, make, concurrency, wait)
   local next_index = 1
   loop(function(queue)
@@ -162,19 +162,23 @@ function load.abandon(port, count, make, concurrency, wait)
   end)
 end
 
---- Runs tasks side by side: functions that may use perform and sleep.
-function load.together(...)
-  local tasks = { ... }
+--- Runs a list of tasks side by side: functions that may use perform and sleep.
+function load.run_tasks(tasks)
   loop(function(queue)
     for _, task in ipairs(tasks) do queue:wrap(task) end
   end)
+end
+
+--- The same with the tasks as arguments.
+function load.together(...)
+  load.run_tasks { ... }
 end
 
 load.perform = perform
 load.sleep = cqueues.sleep
 load.read_time = cqueues.monotime
 
---- Sends a request, and gives its connection: to be closed, or passed to receive.
+--- Sends a request, and returns its connection: to be closed, or passed to receive.
 function load.send(port, request)
   local connection = connect(port, request.timeout or SECONDS)
   connection:write(render(request, port))
@@ -199,7 +203,7 @@ function load.receive(connection, method)
   return answer or { problem = problem }
 end
 
---- How many answers had each status; "none" stands for no answer.
+--- The number of answers by status; "none" counts requests without an answer.
 function load.count(answers)
   local counts = {}
   for _, answer in ipairs(answers) do
@@ -209,7 +213,7 @@ function load.count(answers)
   return counts
 end
 
---- The value that this share (0.5, 0.99) of the answers did not exceed, in seconds.
+--- The time in seconds that this share (0.5, 0.99) of the answers did not exceed.
 function load.percentile(answers, share)
   local seconds = {}
   for i, answer in ipairs(answers) do seconds[i] = answer.seconds end

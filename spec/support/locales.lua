@@ -1,21 +1,24 @@
--- Locales that a spec makes for itself with localedef; whether the system has them does not matter. A child that is
--- started with env = { LOCPATH = directory } knows them by their names.
+-- Locales that a spec creates with localedef, whether the system has them or not. A child that is started with
+-- env = { LOCPATH = directory } finds them by their names.
 local interpreter = require "support.interpreter"
+local shell = require "support.shell"
 
 local locales = {}
 
---- Makes the locales { name = source }, as { ["de_DE.UTF-8"] = "de_DE" }, and gives their directory; remove(directory)
--- at the end.
+-- Compiled locales have the byte order of the machine that reads them, which may be emulated.
+local is_big_endian = string.pack and string.pack("=I2", 1):byte(1) == 0
+local BYTE_ORDER = is_big_endian and "--big-endian" or "--little-endian"
+
+--- Makes the locales { name = source }, as { ["de_DE.UTF-8"] = "de_DE" }, and returns their directory. The caller must
+-- call remove(directory).
 function locales.make(sources)
   local directory = os.tmpname()
   os.remove(directory)
   assert(os.execute("mkdir " .. directory))
   for name, source in pairs(sources) do
-    local command = ("localedef --no-archive -c -i %s -f %s %s/%s 2>&1"):format(source, name:match "%.(.*)$",
-      directory, name)
-    local process = assert(io.popen(command))
-    local output = process:read "*a"
-    process:close()
+    local command = ("localedef %s --no-archive -c -i %s -f %s %s/%s 2>&1"):format(BYTE_ORDER, source,
+      name:match "%.(.*)$", directory, name)
+    local output = shell.run(command)
     local made = io.open(("%s/%s/LC_NUMERIC"):format(directory, name))
     if not made then error("localedef (package locales) did not make " .. name .. ": " .. output) end
     made:close()

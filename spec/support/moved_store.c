@@ -1,5 +1,5 @@
 /* Preloaded fopen, stat and lstat that find the system's store of CAs elsewhere, as if a CA had
-   been installed there, which needs neither root nor a mount. LD_PRELOAD=build/moved_store.so
+   been installed there; this needs neither root nor a mount. LD_PRELOAD=build/moved_store.so
    MOVED_STORE=FROM=TO:FROM=TO… A FROM is a file or a directory with all that is in it; the first
    that fits counts. */
 
@@ -24,7 +24,7 @@ static bool fits(const char *path, const char *from, size_t length) {
   return strncmp(path, from, length) == 0 && (path[length] == '\0' || path[length] == '/');
 }
 
-/* Where the path is to be looked for: in room, or the path itself. */
+/* Returns the path to use: a changed one in room, or the path itself. */
 static const char *move(const char *path, char room[PATH_MAX]) {
   const char *rule = getenv("MOVED_STORE");
   while (rule != NULL && *rule != '\0') {

@@ -1,5 +1,5 @@
 -- A real nginx of a spec's own: its configuration, its directory, its processes. It runs in the foreground as a child
--- of this process, so nothing is left behind when a spec dies; the master ends its workers.
+-- of this process, so nothing is left behind if a spec dies; the master stops its workers.
 --
 -- The program is the first `nginx` on PATH, and its modules are those of Debian. To try another build, put its
 -- directory first on PATH, name the directory of its modules in NGINX_MODULES, and add its resty.core to LUA_PATH.
@@ -16,10 +16,10 @@ local MODULES = os.getenv "NGINX_MODULES" or "/usr/lib/nginx/modules"
 local START_SECONDS = 120
 local STOP_SECONDS = 20
 local ATTEMPTS = 5
--- Below the ports that the system gives to outgoing connections, as one of those could take a port before its server.
+-- Below the ports that the system assigns to outgoing connections, as one of those could take a port before its server.
 local MIN_PORT, MAX_PORT = 10000, 32767
 
--- What every configuration here begins with. Workers keep the user, as the stub's files are for nobody else.
+-- The beginning of every configuration here. Workers keep the user, as only this user may read the stub's files.
 -- @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
 local MAIN = [[
 daemon off;
@@ -31,7 +31,7 @@ error_log @DIR@/error.log %s;
 load_module @MODULES@/ndk_http_module.so;
 load_module @MODULES@/ngx_http_lua_module.so;
 %s
-events { worker_connections 8192; }
+events { worker_connections %d; }
 http {
   access_log off;
   client_body_temp_path @DIR@/body;
@@ -40,7 +40,7 @@ http {
   uwsgi_temp_path @DIR@/uwsgi;
   scgi_temp_path @DIR@/scgi;
   large_client_header_buffers 4 32k;
-  lua_package_path "@ROOT@/lua/?.lua;;";
+  lua_package_path "@ROOT@/lua/?.lua;%s;";
   lua_package_cpath "@ROOT@/build/luajit/?.so;;";
 %s
 }
@@ -75,7 +75,7 @@ function nginx.find_free_port()
   return port
 end
 
--- Each @PORT…@ becomes one free port, the same wherever the name stands again.
+-- Each @PORT…@ becomes a free port, the same wherever the name occurs.
 local function fill_in(self, text)
   text = text:gsub("@DIR@", self.dir):gsub("@ROOT@", self.root):gsub("@MODULES@", MODULES)
   return (text:gsub("@(PORT%w*)@", function(name)
@@ -90,14 +90,14 @@ local function can_connect(port)
   return connection ~= nil
 end
 
--- nginx writes it once it has all its ports. Without it, what answers there may be another server.
+-- nginx writes its pid file once it has all its ports. Before that, another server may answer there.
 local function has_pid_file(self)
   local file = io.open(self.dir .. "/nginx.pid")
   if file then file:close() end
   return file ~= nil
 end
 
--- Waits until it answers; nil and the log when it ended instead.
+-- Waits until it answers; returns nil and the log if it exited instead.
 local function await_start(self)
   local deadline = testkit.monotonic() + START_SECONDS
   local _, port = next(self.ports)
@@ -118,12 +118,13 @@ local function launch(self)
 end
 
 --- Starts one and waits until it answers. options: `http` (text inside http {}), `main` (text outside), `workers` (2),
--- `log_level` ("notice"). Fields: pid (of the master), dir, ports (by the names in the text), port.
+-- `log_level` ("notice"), `connections` of a worker (8192), `lua_path` (more of it). Fields: pid (of the
+-- master), dir, ports (by the names in the text), port.
 function nginx.start(options)
   local self = setmetatable({}, nginx_meta)
   self.dir, self.root = make_directory()
   self.configuration = MAIN:format(options.workers or 2, options.log_level or "notice", options.main or "",
-    options.http)
+    options.connections or 8192, options.lua_path or "", options.http)
   local problem
   for _ = 1, ATTEMPTS do
     local started
@@ -146,7 +147,7 @@ function nginx_methods:log()
   return text .. files.read(self.dir .. "/output")
 end
 
---- The process numbers of the master's children that still run, in the order of their start.
+--- The process ids of the master's children that still run, in the order of their start.
 function nginx_methods:workers()
   local process = assert(io.popen("pgrep -P " .. self.pid))
   local pids = {}
@@ -155,13 +156,13 @@ function nginx_methods:workers()
   return pids
 end
 
---- Reads the configuration anew, with another `http` part if one is given. Does not wait.
+--- Reloads the configuration, with another `http` part if one is given. Does not wait.
 function nginx_methods:reload(configuration)
   if configuration then files.write(self.dir .. "/nginx.conf", fill_in(self, configuration)) end
   testkit.kill(self.pid, "HUP")
 end
 
---- Ends it, and waits until it is gone. Returns whether it went by itself.
+--- Stops it, and waits until it has exited. Returns whether it exited without being killed.
 function nginx_methods:stop()
   if not self.pid then return true end
   testkit.kill(self.pid, "TERM")

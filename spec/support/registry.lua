@@ -1,4 +1,4 @@
--- A real docker-registry, empty and in memory, that takes the tokens which a certificate's key signed.
+-- A real docker-registry, empty and in memory, that accepts tokens signed by a certificate's key.
 local files = require "support.files"
 local testkit = require "testkit"
 
@@ -6,7 +6,7 @@ local registry = {}
 
 local START_SECONDS = 30
 
--- Port 0 has the kernel choose one; the registry says in its log which.
+-- With port 0 the kernel chooses a port; the registry logs which one.
 local CONFIGURATION = [[
 version: 0.1
 log: { level: info, accesslog: { disabled: true } }
@@ -29,7 +29,7 @@ local function await_port(pid, log)
 end
 
 --- Starts one, and waits until it listens. options: `realm`, `service`, `certificate` (a path).
--- Gives its `address` ("127.0.0.1:port") and stop(). It dies with this process, too.
+-- Returns its `address` ("127.0.0.1:port") and stop(). It dies with this process, too.
 function registry.start(options)
   local configuration, log = os.tmpname(), os.tmpname()
   files.write(configuration, CONFIGURATION:format(options.realm, options.service, options.certificate))

@@ -1,6 +1,6 @@
-/* A preloaded getaddrinfo that never answers in time for names under .hang.test, as a resolver
-   whose server is gone; all other names go to the real one. LD_PRELOAD=build/slow_resolver.so It
-   gives up after 2 minutes, so that nothing stays behind. */
+/* A preloaded getaddrinfo that never answers in time for names under .hang.test, like a resolver
+   whose server does not answer; all other names go to the real one. It gives up after 2 minutes,
+   so that nothing is left behind. LD_PRELOAD=build/slow_resolver.so */
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,7 +20,7 @@ static bool must_hang(const char *name) {
   return length >= sizeof ending - 1 && strcmp(name + length - (sizeof ending - 1), ending) == 0;
 }
 
-/* As deaf as a real lookup: neither signals nor cancellation end it. */
+/* Like a real lookup, it ends neither at a signal nor when the thread is cancelled. */
 static void hang(void) {
   struct timespec end;
   int old_state;

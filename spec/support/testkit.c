@@ -1,6 +1,6 @@
-/* testkit: what the specs need and Lua lacks: allocators that fail on order (Lua's and libcurl's),
-   processes, signals, and what the kernel says of this process. Linux, all runtimes.
-   Not part of icptoken. It owns nothing past a call but libcurl's allocation counters. */
+/* testkit: functions for specs that Lua lacks: allocators that fail on demand (Lua's, libcurl's),
+   processes, signals, and what the kernel knows of this process. For Linux and all runtimes.
+   Not part of icptoken. Between calls it keeps only the counters of libcurl's allocations. */
 
 #include <curl/curl.h>
 #include <dirent.h>
@@ -34,13 +34,13 @@
 
 /* ---- Lua's allocator ---- */
 
-/* Lives on the C stack of the function that installed it, which always gets control back from
+/* Lives on the C stack of the function that installed it, which always regains control from
    lua_pcall and then uninstalls it. */
 typedef struct {
   lua_Alloc alloc;
   void *ud;
   lua_Integer fail_from;  /* the first growing allocation that fails, 0 for none */
-  lua_Integer collect_at; /* the growing allocation at which the collector may go on, 0 for none */
+  lua_Integer collect_at; /* the growing allocation at which the collector may run, 0 for none */
   lua_State *state;       /* whose collector that is */
   lua_Integer count;
   size_t bytes;
@@ -53,14 +53,14 @@ static void *meter_alloc(void *ud, void *block, size_t old_size, size_t new_size
   if (new_size > held) {
     meter->count++;
     if (meter->fail_from > 0 && meter->count >= meter->fail_from) return NULL;
-    /* only sets when the next step is due: the step itself comes where Lua can bear one */
+    /* only sets when the next step is due: the step itself is made where Lua allows one */
     if (meter->count == meter->collect_at) lua_gc(meter->state, LUA_GCRESTART, 0);
     meter->bytes += new_size - held;
   }
   return meter->alloc(meter->ud, block, old_size, new_size);
 }
 
-/* Calls the function at index 1 with all that is above it, protected and metered.
+/* Calls the function at index 1 with all values above it as arguments, protected and metered.
    Leaves the status as a boolean at index 1 and the results above it. */
 static void call_metered(lua_State *L, Meter *meter) {
   int status;
@@ -82,8 +82,8 @@ static lua_Integer check_ordinal(lua_State *L, int index) {
 }
 
 /* with_failing_lua(n, f, ...): calls f(...) while every growing allocation of Lua from the n-th on
-   fails; shrinking and freeing never do. Gives whether the n-th was reached, then pcall's results.
- */
+   fails; shrinking and freeing never do. Returns whether the n-th was reached, and then pcall's
+   results. */
 static int with_failing_lua(lua_State *L) {
   Meter meter = {.fail_from = check_ordinal(L, 1)};
   lua_remove(L, 1);
@@ -93,8 +93,8 @@ static int with_failing_lua(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* count_lua(f, ...): calls f(...) and gives how many growing allocations it made, by how many bytes
-   they grew, then pcall's results. */
+/* count_lua(f, ...): calls f(...) and returns how many growing allocations it made, by how many
+   bytes they grew, then pcall's results. */
 static int count_lua(lua_State *L) {
   Meter meter = {0};
   call_metered(L, &meter);
@@ -105,9 +105,9 @@ static int count_lua(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* with_collecting_lua(n, f, ...): calls f(...) with a collector that stands still until the n-th
-   growing allocation and then makes a whole cycle, finalisers included, as soon as it can. Gives
-   whether the n-th was reached, then pcall's results. Make garbage with a finaliser before it. */
+/* with_collecting_lua(n, f, ...): calls f(...) with a collector that is stopped until the n-th
+   growing allocation and then makes a whole cycle, finalisers included, as soon as it can. Returns
+   whether the n-th was reached, then pcall's results. Create garbage with a finaliser before it. */
 static int with_collecting_lua(lua_State *L) {
   Meter meter = {.collect_at = check_ordinal(L, 1), .state = L};
   lua_remove(L, 1);
@@ -121,7 +121,7 @@ static int with_collecting_lua(lua_State *L) {
 
 /* ---- libcurl's allocator ---- */
 
-/* libcurl knows one allocator a process, and its lookup threads use it too. */
+/* libcurl has one allocator for the process, and its lookup threads use it, too. */
 static atomic_long curl_calls;
 static atomic_long curl_countdown;
 static atomic_long curl_blocks;
@@ -176,13 +176,13 @@ static void *curl_counted_realloc(void *block, size_t size) {
 }
 
 /* install_curl_allocator(): makes libcurl use the counting allocator. Call it before anything else
-   initialises libcurl; gives false when something did. */
+   initialises libcurl; returns false if something did. */
 static int install_curl_allocator(lua_State *L) {
   long calls = atomic_load(&curl_calls);
   bool ours = false;
   if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, curl_counted_malloc, curl_counted_free,
                            curl_counted_realloc, curl_counted_strdup, curl_counted_calloc) == 0) {
-    /* a second initialisation succeeds and keeps the first allocator: ask by allocating */
+    /* a second initialisation succeeds and keeps the first allocator: an allocation shows which */
     struct curl_slist *probe = curl_slist_append(NULL, "probe");
     curl_slist_free_all(probe);
     ours = atomic_load(&curl_calls) > calls;
@@ -193,7 +193,7 @@ static int install_curl_allocator(lua_State *L) {
 }
 
 /* with_failing_curl(n, f, ...): calls f(...) while exactly the n-th allocation of libcurl fails.
-   Gives whether it was reached, then pcall's results. */
+   Returns whether it was reached, then pcall's results. */
 static int with_failing_curl(lua_State *L) {
   lua_Integer n = check_ordinal(L, 1);
   int status;
@@ -211,8 +211,8 @@ static int with_failing_curl(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* default_trust(): the file and the directory of CAs that are built into libcurl; nil for one that
-   is not. */
+/* default_trust(): the file and the directory of CAs that are built into libcurl; each nil if there
+   is none. */
 static int default_trust(lua_State *L) {
   char *file = NULL, *directory = NULL;
   CURL *easy = curl_easy_init();
@@ -248,8 +248,8 @@ static int push_result(lua_State *L, int result, const char *what) {
   return 1;
 }
 
-/* valgrind takes the live Lua state of a forked child for leaks and changes its exit status; after
-   exec it is gone. */
+/* valgrind reports the live Lua state of a forked child as leaks and changes its exit status; after
+   exec the state is gone. */
 static _Noreturn void leave_at_once(int status) {
   if (getenv("ICPTOKEN_VALGRIND") != NULL) {
     char command[32];
@@ -293,7 +293,7 @@ static void child_redirect(lua_State *L, const char *name, int fd, int flags) {
   lua_pop(L, 1);
 }
 
-/* In the child: sets the variables of the table on the top, and unsets those that are false. */
+/* In the child: sets the variables of the table at the top, and unsets those that are false. */
 static void child_set_environment(lua_State *L) {
   lua_pushnil(L);
   while (lua_next(L, -2) != 0) {
@@ -317,8 +317,8 @@ static void check_environment(lua_State *L) {
   }
 }
 
-/* Gives the list part of the table at index 1 as a C argument vector. Its strings stay anchored in
-   the table; the vector is a userdata on the stack. */
+/* Returns the list part of the table at index 1 as a C argument vector. The table keeps the strings
+   alive; the vector is a userdata on the stack. */
 static char **check_arguments(lua_State *L) {
   size_t count = (size_t)lua_rawlen(L, 1);
   char **arguments = lua_newuserdata(L, (count + 1) * sizeof *arguments);
@@ -344,9 +344,10 @@ static int check_signal(lua_State *L, int index) {
 }
 
 /* spawn{ program, argument, …, env = { NAME = value or false }, stdin =, stdout =, stderr =,
-   death_signal = "KILL" }: starts a program without a shell and gives its pid. When this process
-   dies it gets the signal. The three are file names; output files are appended to. A program that
-   cannot be started exits with 127. */
+   death_signal = "KILL" }: starts a program without a shell and returns its pid. If this process
+   dies, the program gets the signal. The three are file names; output files are appended to. A
+   program that cannot be started exits with 127. Signals that nohup or a shell had this process
+   ignore have their default actions in the program. */
 static int testkit_spawn(lua_State *L) {
   char **arguments;
   pid_t child;
@@ -363,6 +364,9 @@ static int testkit_spawn(lua_State *L) {
   if (child < 0) return push_failure(L, "fork");
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, death_signal);
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGQUIT, SIG_DFL);
     if (lua_istable(L, -1)) child_set_environment(L);
     child_redirect(L, "stdin", STDIN_FILENO, O_RDONLY);
     child_redirect(L, "stdout", STDOUT_FILENO, O_WRONLY | O_CREAT | O_APPEND);
@@ -389,7 +393,7 @@ static void sleep_for(double seconds) {
 }
 
 /* waitpid(pid [, seconds]): how the child ended: "exited" and its status, or "killed" and the
-   signal. "running" when it is still there after that many seconds; without them it waits for ever.
+   signal. "running" if it still runs after that many seconds; without them, waits without a limit.
  */
 static int testkit_waitpid(lua_State *L) {
   pid_t pid = (pid_t)luaL_checkinteger(L, 1);
@@ -468,7 +472,7 @@ static void *run_state(void *data) {
 }
 
 /* run_in_thread(code): runs a string of Lua in a new state in a new thread, and closes that state.
-   Gives whether it raised nothing; what it raised goes to stderr. */
+   Returns whether it raised no error; an error is written to stderr. */
 static int run_in_thread(lua_State *L) {
   struct thread_job job = {luaL_checkstring(L, 1), false};
   pthread_t thread;
@@ -479,8 +483,8 @@ static int run_in_thread(lua_State *L) {
 
 typedef void (*ClockShift)(const double seconds[3], bool stop);
 
-/* shift_clocks(wall, monotonic, boottime [, stop]): moves the clocks by so many seconds from their
-   true time, and stops them or lets them run. Only where clock_shift.so is preloaded. */
+/* shift_clocks(wall, monotonic, boottime [, stop]): moves the clocks by that many seconds from
+   their true time, and stops them or lets them run. Only where clock_shift.so is preloaded. */
 static int shift_clocks(lua_State *L) {
   double seconds[3];
   ClockShift set;
@@ -495,7 +499,7 @@ static int shift_clocks(lua_State *L) {
   return 0;
 }
 
-/* sleep(seconds): the whole time, also when signals come. */
+/* sleep(seconds): sleeps for the whole time, even if signals arrive. */
 static int testkit_sleep(lua_State *L) {
   sleep_for(luaL_checknumber(L, 1));
   return 0;
@@ -506,9 +510,9 @@ static int testkit_mkfifo(lua_State *L) {
   return push_result(L, mkfifo(luaL_checkstring(L, 1), 0600), "mkfifo");
 }
 
-/* ---- what the kernel says ---- */
+/* ---- from the kernel ---- */
 
-/* resident(): bytes of memory this process has resident. */
+/* resident(): the bytes of resident memory of this process. */
 static int testkit_resident(lua_State *L) {
   char line[256] = "";
   char *rest = line;
@@ -525,7 +529,7 @@ static bool is_socket(int fd) {
   return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
-/* heap(): bytes that malloc has given out and not got back. */
+/* heap(): the bytes that were allocated by malloc and not freed. */
 static int testkit_heap(lua_State *L) {
   struct mallinfo2 info = mallinfo2();
   size_t bytes = info.uordblks + info.hblkhd;
@@ -544,7 +548,7 @@ static int open_sockets(lua_State *L) {
   int count = 0;
   struct dirent *entry;
   DIR *directory;
-  /* a memory error below would leave the directory open; the sweeps never call this */
+  /* an error for lack of memory would leave the directory open; the sweeps never call this */
   directory = opendir("/proc/self/fd");
   if (directory == NULL) return push_failure(L, "/proc/self/fd");
   lua_newtable(L);

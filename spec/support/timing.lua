@@ -1,5 +1,5 @@
--- What specs need that measure time on a machine that may be busy. A busy machine only adds to what is measured, so a
--- limit that was kept once is kept by the module, and one that the module does not keep is never kept.
+-- Helpers for specs that measure time on a machine that may be busy. A busy machine only adds to the measured time. So
+-- if a limit is kept once, the module keeps it; and if the module does not keep it, no try does.
 
 local testkit = require "testkit"
 
@@ -8,8 +8,8 @@ local timing = {}
 local TRIES = 6
 local HANG_SECONDS = 300
 
---- Calls body(1), body(2), body(4), … until one call raises no error, at most TRIES times, and returns its results; the
---- last error is raised. A body multiplies by its argument what it gives to the machine for doing something in time.
+--- Calls body(1), body(2), body(4), … until one call raises no error, at most TRIES times, and returns its results.
+--- If all fail, the last error is raised. A body multiplies its own time limits by its argument.
 function timing.try(body)
   for n = 1, TRIES - 1 do
     local results = { pcall(body, 2 ^ (n - 1)) }
@@ -18,8 +18,7 @@ function timing.try(body)
   return body(2 ^ (TRIES - 1))
 end
 
---- Calls `check` until it returns something true, and returns that. It fails when `what` has not happened for so long
---- that something hangs.
+--- Calls `check` until it returns a true value, and returns that. Fails if `what` has not happened in HANG_SECONDS.
 function timing.wait_for(what, check)
   local deadline = testkit.monotonic() + HANG_SECONDS
   while true do

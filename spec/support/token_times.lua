@@ -1,19 +1,19 @@
--- What becomes of a client's tokens in time: rows that spec/token_spec.lua runs in one child process, whose clocks
--- these rows move (clock_shift.c). They stand still unless a row lets them run, so that limits are met to the
--- millisecond however busy the machine is.
+-- How a client's tokens are used and renewed as time passes: rows that spec/token_spec.lua runs in one child process,
+-- whose clocks these rows move (clock_shift.c). The clocks are stopped unless a row lets them run, so that limits are
+-- exact to the millisecond however busy the machine is.
 
 local assert = require "luassert"
 local cjson = require "cjson"
 local files = require "support.files"
 local icptoken = require "icptoken"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 local timing = require "support.timing"
 
 local PATH, LOGIN_PATH = "/image-manager/api/v1/auth/token", "/idprovider/v1/auth/identitytoken"
--- A moment, as clocks are read in whole milliseconds.
+-- A short time, as clocks are read in whole milliseconds.
 local MOMENT = 0.002
--- A token of 60 s is handed out for 54 s, and renewed from 40.8 s to 43.2 s on.
+-- A token of 60 s is returned for 54 s, and renewed from 40.8 s to 43.2 s on.
 local MINUTE, RENEWED, ENDED = 60, 43.3, 54.1
 local DAY = 86400
 
@@ -41,13 +41,13 @@ local function jump_wall(seconds)
   set_clocks()
 end
 
--- The monotonic clock does not see it.
+-- The monotonic clock does not advance.
 local function suspend(seconds)
   wall, boottime = wall + seconds, boottime + seconds
   set_clocks()
 end
 
--- Calls f with running clocks and gives the seconds it took.
+-- Calls f with running clocks and returns the seconds it took.
 local function measure(f)
   stopped = false
   set_clocks()
@@ -59,8 +59,8 @@ local function measure(f)
   return elapsed
 end
 
--- An answer whose life hangs on expires_in alone: the stub's clock may strike a second in the middle of any other.
--- It ends its connection, so that libcurl does not repeat by itself what fails on a kept one.
+-- Makes an answer whose lifetime follows from expires_in only, as times in whole seconds could change during a spec.
+-- It closes its connection, so that libcurl does not repeat a request that fails on a reused one.
 local function answer(token, seconds)
   return { token = token, expires_in = seconds, issued_at = false, keep_alive = false }
 end
@@ -70,7 +70,7 @@ local function always(order)
   return order
 end
 
-local function mend(...)
+local function plan_only(...)
   stub:reset()
   stub:plan(...)
 end
@@ -98,7 +98,7 @@ local function ask_in_vain(client, code)
   return details
 end
 
--- A client that holds t1, which lives so many seconds; the endpoint then answers as ordered.
+-- A client that has t1 cached, with a lifetime of this many seconds; the endpoint then answers as ordered.
 local function hold_token(seconds, order, changes)
   stub:plan(answer("t1", seconds))
   if order then stub:plan(order) end
@@ -111,7 +111,7 @@ local function assert_attempts(count, client)
   assert.equal(count, client:stats().refreshes)
 end
 
--- Tries to renew in vain, and then not again for the pause.
+-- Checks that a renewal fails, and that there is no other attempt during the pause.
 local function assert_pause(client, seconds)
   local before = client:stats().refreshes
   ask(client, "stale", "t1")
@@ -144,18 +144,18 @@ for _, seconds in ipairs { 1, 5, 60, 1800, DAY } do
     assert.equal(2, #stub:requests())
   end)
 
-  row(("a token of %d s is handed out until its leeway, and not in it"):format(seconds), function()
+  row(("a token of %d s is returned until its leeway begins"):format(seconds), function()
     local client = hold_token(seconds, always { status = 503 })
     advance(usable - MOMENT)
     ask(client, "stale", "t1")
     advance(MOMENT)
     ask_in_vain(client, "server_error")
-    mend(answer("t2", seconds))
+    plan_only(answer("t2", seconds))
     ask(client, "fresh", "t2")
   end)
 end
 
-row("a JWT is not handed out past its exp, though the Date beside it hides up to a second", function()
+row("a JWT is not returned past its exp, although Date is rounded down to a second", function()
   stub:plan({ expires_in = 5, issued_at = false, date = "Mon, 23 Nov 2026 10:00:00 GMT", keep_alive = false,
     claims = { iat = 1795428000, exp = 1795428005 } }, always { status = 503 })
   local client = new_client()
@@ -185,7 +185,7 @@ row("a renewal is one attempt, whatever retries says", function()
   assert.equal(2, #stub:requests())
 end)
 
-row("a renewal that brings the same token again is adopted, once", function()
+row("a renewal that returns the same token again is adopted, once", function()
   local client = hold_token(MINUTE, always(answer("t1", MINUTE)))
   local first = ask(client, "cached", "t1")
   advance(RENEWED)
@@ -197,7 +197,7 @@ row("a renewal that brings the same token again is adopted, once", function()
   assert.equal(2, #stub:requests())
 end)
 
-row("a function is called for its ID token once a call, whatever becomes of the token", function()
+row("a function is called for its ID token once per call, whatever happens to the token", function()
   local calls = 0
   local client = hold_token(MINUTE, always { status = 503 }, { id_token = function()
     calls = calls + 1
@@ -213,7 +213,7 @@ end)
 
 ---- stale while valid
 
-local function assert_survives(client, mends)
+local function assert_survives(client, repair)
   local first = ask(client, "cached", "t1")
   local sent = client:stats().attempts
   advance(RENEWED)
@@ -231,17 +231,17 @@ local function assert_survives(client, mends)
   assert.equal(1, stats.cache_hits)
   assert.equal(3, stats.refreshes)
   assert.equal(15, stats.stale)
-  mends()
+  repair()
   ask(client, "fresh", "t2")
   ask(client, "cached", "t2")
   assert_attempts(4, client)
 end
 
 local function recover()
-  mend(answer("t2", MINUTE))
+  plan_only(answer("t2", MINUTE))
 end
 
--- Each: what the endpoint does, the order, how many requests the stub sees of three attempts.
+-- Each: what the endpoint does, the order, how many requests of three attempts the stub receives.
 local FAILING = {
   { "resets the connection", { raw = "", ["end"] = "reset" } },
   { "closes the connection", { raw = "", ["end"] = "close" } },
@@ -271,7 +271,7 @@ for _, case in ipairs(FAILING) do
   end)
 end
 
-row("a valid token outlives an ID token function that has none", function()
+row("a valid token is returned while the ID token function has none", function()
   local id_token = stub.id_token
   local client = hold_token(MINUTE, nil, { id_token = function() return id_token, "away" end })
   id_token = nil
@@ -282,7 +282,7 @@ row("a valid token outlives an ID token function that has none", function()
   end)
 end)
 
-row("a valid token outlives an ID token file that is gone", function()
+row("a valid token is returned while the ID token file does not exist", function()
   local path = os.tmpname()
   local function write()
     local file = assert(io.open(path, "w"))
@@ -299,7 +299,7 @@ row("a valid token outlives an ID token file that is gone", function()
   os.remove(path)
 end)
 
-row("a valid token outlives an endpoint that is gone, and not its own end", function()
+row("a valid token is returned while the endpoint fails, but not after its expiry", function()
   local other = stub_client.start()
   other:plan(answer("t1", MINUTE))
   local client = new_client { url = ("http://127.0.0.1:%d%s"):format(other.ports.http, PATH),
@@ -313,10 +313,10 @@ row("a valid token outlives an endpoint that is gone, and not its own end", func
   ask_in_vain(client, "connect")
 end)
 
-row("a dead endpoint costs one bounded wait and not one a call", function()
-  timing.try(function(scale) -- a machine needs time for a request, too
+row("an endpoint that does not answer costs one limited wait, not one for each call", function()
+  timing.try(function(scale) -- a request takes some time, too
     stub:reset()
-    local limit = math.min(5, 0.3 * scale) -- of the token's last 10.7 s an attempt takes half at most
+    local limit = math.min(5, 0.3 * scale) -- an attempt may take at most half of the token's last 10.7 s
     local client = hold_token(MINUTE, always { delay = { before = 600 } }, { timeout = limit })
     advance(RENEWED)
     local elapsed = measure(function() ask(client, "stale", "t1") end)
@@ -327,15 +327,34 @@ row("a dead endpoint costs one bounded wait and not one a call", function()
   end)
 end)
 
-row("an attempt to renew takes no more than half of what is left", function()
-  timing.try(function(left)
-    stub:reset()
-    local client = hold_token(1000, always { delay = { before = 600 } })
-    advance(990 - left)
-    local elapsed = measure(function() ask(client, "stale", "t1") end)
-    assert.is_true(elapsed >= 0.45 * left and elapsed < 0.95 * left, ("took %.3f of %g s"):format(elapsed, left))
+-- The ways to have an ID token; what each returns are options of a client and the path of a file, or nil.
+local SOURCES = {
+  id_token = function() return {} end,
+  id_token_file = function()
+    local path = os.tmpname()
+    files.write(path, stub.id_token)
+    return { id_token = false, id_token_file = path }, path
+  end,
+  ["id_token function"] = function()
+    local id_token = stub.id_token
+    return { id_token = function() return id_token end }
+  end,
+}
+
+for source, make in pairs(SOURCES) do
+  row(("an attempt to renew takes no more than half of what is left (%s)"):format(source), function()
+    local options, path = make()
+    timing.try(function(left)
+      stub:reset()
+      options.timeout = 2 * left -- a wait of that length must not end
+      local client = hold_token(1000, always { delay = { before = 600 } }, options)
+      advance(990 - left)
+      local elapsed = measure(function() ask(client, "stale", "t1") end)
+      assert.is_true(elapsed >= 0.45 * left and elapsed < 0.95 * left, ("took %.3f of %g s"):format(elapsed, left))
+    end)
+    if path then os.remove(path) end
   end)
-end)
+end
 
 ---- pauses
 
@@ -352,7 +371,7 @@ row("a success ends the growth of the pause", function()
   local client = hold_token(DAY, always { status = 503, keep_alive = false })
   advance(DAY - 10 - 270 + 1)
   for _, seconds in ipairs { 1, 2, 4 } do assert_pause(client, seconds) end
-  mend(answer("t1", DAY), always { status = 503 })
+  plan_only(answer("t1", DAY), always { status = 503 })
   ask(client, "fresh", "t1")
   advance(DAY - 10 - 270 + 1)
   assert_pause(client, 1)
@@ -366,12 +385,12 @@ for _, case in ipairs { { 503, "7" }, { 429, "7" }, { 500, "Mon, 23 Nov 2026 10:
     advance(DAY - 10 - 270 + 1)
     assert_pause(client, 7)
     assert_pause(client, 7)
-    mend(answer("t2", DAY))
+    plan_only(answer("t2", DAY))
     ask(client, "fresh", "t2")
   end)
 end
 
-row("a Retry-After beyond the token's end does not hold up what comes after it", function()
+row("a Retry-After beyond the token's expiry does not delay the requests after it", function()
   local client = hold_token(DAY, { status = 503, headers = { { "Retry-After", "90000" } } })
   stub:plan(always(answer("t2", DAY)))
   advance(DAY - 10 - 270 + 1)
@@ -383,9 +402,9 @@ row("a Retry-After beyond the token's end does not hold up what comes after it",
   ask(client, "fresh", "t2")
 end)
 
----- past the end
+---- after the expiry
 
-row("after its end there is an error at each call, and a new token at the first chance", function()
+row("after its expiry each call returns an error, until the first success returns a new token", function()
   local client = hold_token(MINUTE, always { status = 503 })
   advance(ENDED)
   for asked = 1, 3 do
@@ -399,7 +418,7 @@ row("after its end there is an error at each call, and a new token at the first 
   ask(client, "cached", "t2")
 end)
 
-row("an error is not kept where there was no token yet either", function()
+row("an error is not cached either if there was no token yet", function()
   stub:plan({ status = 500 }, { status = 403 }, answer("t1", MINUTE))
   local client = new_client()
   ask_in_vain(client, "server_error")
@@ -417,16 +436,8 @@ local function refuse_always(path)
   stub:plan(always(REFUSED))
 end
 
-local function count_requests(path)
-  local count = 0
-  for _, request in ipairs(stub:requests()) do
-    if request.path == path then count = count + 1 end
-  end
-  return count
-end
-
--- Asks in vain, and again: only after the pause the credential is sent. call: how it is asked. n: how often it was sent
--- to that path before.
+-- Fails, and tries again: the credential is sent only after the pause. call: makes the request. n: how often the
+-- credential was sent to that path before.
 local function assert_refusals(client, path, call, pauses, n)
   for _, pause in ipairs(pauses) do
     for again = 0, 3 do
@@ -442,10 +453,10 @@ local function assert_refusals(client, path, call, pauses, n)
       if path == PATH then assert.same({ { code = "UNAUTHORIZED", message = "no" } }, details.errors) end
     end
     n = n + 1
-    assert.equal(n, count_requests(path))
+    assert.equal(n, stub:count(path))
     advance(pause - MOMENT)
     call(client)
-    assert.equal(n, count_requests(path))
+    assert.equal(n, stub:count(path))
     advance(MOMENT)
   end
   return n
@@ -474,20 +485,20 @@ row("an ID token that was refused is not sent again for a pause", function()
   assert_refusals(new_client(), PATH, ask_for_token, PAUSES, 0)
 end)
 
-row("a password that was refused is not sent again for a pause, however it is asked", function()
+row("a password that was refused is not sent again for a pause, with any method", function()
   refuse_always(PATH)
   for _, call in ipairs { ask_for_token, ask_for_fetch, ask_for_all } do
-    local before = count_requests(PATH)
+    local before = stub:count(PATH)
     assert_refusals(new_client(with_password()), PATH, call, PAUSES, before)
   end
 end)
 
-row("a login that was refused is not repeated for a pause, however it is asked", function()
+row("a login that was refused is not repeated for a pause, with any method", function()
   for _, call in ipairs { ask_for_token, ask_for_fetch } do
-    local before = count_requests(LOGIN_PATH)
+    local before = stub:count(LOGIN_PATH)
     assert_refusals(new_client(with_login "wrong password"), LOGIN_PATH, call, PAUSES, before)
   end
-  assert.equal(0, count_requests(PATH))
+  assert.equal(0, stub:count(PATH))
 end)
 
 row("a login whose ID tokens are refused is not repeated for a pause", function()
@@ -496,13 +507,13 @@ row("a login whose ID tokens are refused is not repeated for a pause", function(
   ask_in_vain(client, "unauthorized")
   for n, pause in ipairs { 1, 2, 4, 8, 16, 32, 60, 60 } do
     for _ = 1, 3 do ask_in_vain(client, "unauthorized") end
-    assert.equal(n, count_requests(LOGIN_PATH))
+    assert.equal(n, stub:count(LOGIN_PATH))
     advance(pause)
     ask_in_vain(client, "unauthorized")
   end
 end)
 
-row("a refused credential is tried anew after the pause, and then forgotten", function()
+row("a refused credential is tried again after the pause, and then forgotten", function()
   for _, changes in ipairs { {}, with_password(), with_login(stub.password) } do
     stub:reset()
     local first, second = answer("t1", MINUTE), answer("t2", MINUTE)
@@ -543,7 +554,7 @@ row("a changed file of the ID token is read at once", function()
   os.remove(path)
 end)
 
-row("a refused credential does not keep an old token from being handed out", function()
+row("a refused credential does not keep an old token from being returned", function()
   local client = hold_token(MINUTE, always { status = 401 })
   advance(RENEWED)
   for _ = 1, 3 do ask(client, "stale", "t1") end
@@ -561,7 +572,7 @@ row("the credential of a request is sent each time, and does not end the pause o
   assert.equal(4, #stub:requests())
 end)
 
-row("an ID token that was refused is sent by fetch and fetch_all all the same", function()
+row("an ID token that was refused is still sent by fetch and fetch_all", function()
   stub:plan({ status = 401, times = 2 }, answer("t1", MINUTE), answer("t2", MINUTE))
   local client = new_client()
   ask_in_vain(client, "unauthorized")
@@ -570,7 +581,7 @@ row("an ID token that was refused is sent by fetch and fetch_all all the same", 
   assert(client:fetch_all { {} })
 end)
 
-row("a password that was not accepted yet is sent once, and then for many requests at a time", function()
+row("a password that was not accepted yet is sent once, and then for many requests at once", function()
   stub:plan(always(REFUSED))
   REFUSED.path = nil
   local client = new_client(with_password())
@@ -583,7 +594,7 @@ row("a password that was not accepted yet is sent once, and then for many reques
   end
   assert.equal(1, #stub:requests())
   advance(1)
-  mend(always(answer("t1", MINUTE)))
+  plan_only(always(answer("t1", MINUTE)))
   assert.is_nil((select(2, client:fetch_all(requests))))
   assert.equal(40, #stub:requests())
 end)
@@ -612,7 +623,7 @@ for _, seconds in ipairs { DAY, -DAY } do
   end)
 end
 
-row("a token that ended while the machine slept is not handed out", function()
+row("a token that expired while the machine was suspended is not returned", function()
   local client = hold_token(3600, always { status = 503 })
   suspend(3200)
   ask(client, "cached", "t1")
@@ -624,7 +635,7 @@ end)
 
 ---- invalidate
 
-row("an old token is nothing that invalidate could drop the new one by", function()
+row("invalidate with an old token does not remove the new one", function()
   local client = hold_token(MINUTE, always(answer("t2", MINUTE)))
   advance(RENEWED)
   ask(client, "fresh", "t2")
@@ -635,7 +646,7 @@ row("an old token is nothing that invalidate could drop the new one by", functio
   ask(client, "fresh", "t2")
 end)
 
-row("a token that was invalidated is not handed out as stale", function()
+row("a token that was invalidated is not returned as stale", function()
   local client = hold_token(MINUTE, always { status = 503 })
   advance(RENEWED)
   ask(client, "stale", "t1")
@@ -643,7 +654,7 @@ row("a token that was invalidated is not handed out as stale", function()
   ask_in_vain(client, "server_error")
 end)
 
-row("a token that ends in the middle of a renewal that fails is not handed out as stale", function()
+row("a token that expires during a failing renewal is not returned as stale", function()
   local in_vain = false
   local client = hold_token(MINUTE, nil, { id_token = function()
     if not in_vain then return stub.id_token end
@@ -655,7 +666,7 @@ row("a token that ends in the middle of a renewal that fails is not handed out a
   ask_in_vain(client, "invalid_credential")
 end)
 
-row("a token that is invalidated in the middle of its renewal is not handed out as stale", function()
+row("a token that is invalidated during its renewal is not returned as stale", function()
   local client
   local in_vain = false
   client = hold_token(MINUTE, nil, { id_token = function()
