@@ -1,5 +1,5 @@
-/* For clang-tidy alone: tells its analyzer that these functions of Lua do not return, which Lua's
-   own headers do not say. */
+/* For clang-tidy only: declares that these functions of Lua do not return. Lua's own headers do not
+   declare it, so the analyzer would follow paths that do not exist. */
 #ifndef SCRIPTS_NORETURN_H
 #define SCRIPTS_NORETURN_H
 
