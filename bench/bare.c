@@ -1,7 +1,7 @@
-/* The limits: bare libcurl in C, no Lua. Usage: bare one|many|many2 <url> <CA file> <ID token
- * file>: fetches one after the other, or 16 at once over HTTP/1.1 or HTTP/2. Prints "ready", then
- * for each count read from standard input performs that many fetches and prints the wall and the
- * CPU seconds they took, as bench/driver.lua does for all others. */
+/* The lower limits: bare libcurl in C, without Lua. Usage: bare one|many|many2 <url> <CA file>
+ * <ID token file>. It fetches one after the other, or 16 at once over HTTP/1.1 or HTTP/2. It prints
+ * "ready", then for each count read from standard input it performs that many fetches and prints
+ * the wall and CPU seconds that they took, as bench/driver.lua does for all other clients. */
 #define _POSIX_C_SOURCE 200809L /* clock_gettime */
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
-/* Baseline (b): what any Lua client must pay. The transfer of baseline (a), then lua-cjson's decode
- * of the answer and the result table, with nothing checked, escaped, retried or wiped. A client is
- * one userdata that owns its struct easy; its decoder (cjson.new().decode) is an upvalue of fetch.
- */
+/* Baseline (b): the cost that no Lua client can avoid. It performs the transfer of baseline (a),
+ * decodes the answer with lua-cjson and makes the result table, but checks, escapes, retries and
+ * wipes nothing. A client is one userdata that owns its struct easy; its decoder
+ * (cjson.new().decode) is an upvalue of fetch. */
 #include <math.h>
 #include <time.h>
 
@@ -9,10 +9,12 @@
 #include <lua.h>
 
 #include "easy.h"
+#include "many.h"
 
 #define CLIENT_TYPE "bench.baseline"
+#define MANY_TYPE "bench.baseline.many"
 
-/* refresh_at by the module's rule, less its random share. */
+/* The module's rule for refresh_at, without its random part. */
 static const double window_share = 0.2, leeway_share = 0.1, window_max = 300, leeway_max = 10;
 
 static int close_client(lua_State *L) {
@@ -20,15 +22,19 @@ static int close_client(lua_State *L) {
   return 0;
 }
 
+static int needs_copies(void) { return curl_version_info(CURLVERSION_NOW)->version_num < 0x080100; }
+
 static int new_client(lua_State *L) {
   const char *url = luaL_checkstring(L, 1);
   const char *cacert = luaL_checkstring(L, 2);
   const char *id_token = luaL_checkstring(L, 3);
+  int copies = lua_toboolean(L, 4) && needs_copies();
   struct easy *easy = lua_newuserdata(L, sizeof *easy);
   *easy = (struct easy){0};
   luaL_getmetatable(L, CLIENT_TYPE);
   lua_setmetatable(L, -2);
   if (easy_open(easy, url, cacert, id_token)) return luaL_error(L, "no handle");
+  if (copies && easy_copy_handles(easy)) return luaL_error(L, "no handle");
   return 1;
 }
 
@@ -52,15 +58,65 @@ static void add_times(lua_State *L, time_t received_at) {
   set_integer(L, "refresh_at", (lua_Integer)(expires_at - leeway - window));
 }
 
-static int fetch_token(lua_State *L) {
-  struct easy *easy = luaL_checkudata(L, 1, CLIENT_TYPE);
-  const char *failure = easy_fetch(easy);
-  if (failure) return luaL_error(L, "%s", failure);
+/* Pushes the result table for an answer. The decoder is an upvalue of the running function. */
+static void push_token(lua_State *L, const struct easy *easy) {
   time_t received_at = time(NULL);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushlstring(L, easy->body, easy->length);
   lua_call(L, 1, 1);
   add_times(L, received_at);
+}
+
+static int fetch_token(lua_State *L) {
+  struct easy *easy = luaL_checkudata(L, 1, CLIENT_TYPE);
+  const char *failure = easy_fetch(easy);
+  if (failure) return luaL_error(L, "%s", failure);
+  push_token(L, easy);
+  return 1;
+}
+
+/* Many at once: the loop of many.c, whose answers become a list of such tables. */
+
+static int close_many(lua_State *L) {
+  many_close(luaL_checkudata(L, 1, MANY_TYPE));
+  return 0;
+}
+
+static int new_many(lua_State *L) {
+  const char *url = luaL_checkstring(L, 1);
+  const char *cacert = luaL_checkstring(L, 2);
+  const char *id_token = luaL_checkstring(L, 3);
+  int http2 = lua_toboolean(L, 4);
+  struct many *many = lua_newuserdata(L, sizeof *many);
+  *many = (struct many){0};
+  luaL_getmetatable(L, MANY_TYPE);
+  lua_setmetatable(L, -2);
+  if (many_open(many, url, cacert, id_token, http2)) return luaL_error(L, "no handles");
+  many->copies = needs_copies();
+  return 1;
+}
+
+struct taking {
+  lua_State *L; /* with the list of tokens at the top */
+  int count;
+};
+
+static const char *take_answer(void *context, const struct easy *easy) {
+  struct taking *taking = context;
+  push_token(taking->L, easy);
+  lua_rawseti(taking->L, -2, ++taking->count);
+  return NULL;
+}
+
+static int fetch_many(lua_State *L) {
+  struct many *many = luaL_checkudata(L, 1, MANY_TYPE);
+  int count = (int)luaL_checkinteger(L, 2);
+  lua_createtable(L, count, 0);
+  struct taking taking = {L, 0};
+  many->take = take_answer;
+  many->context = &taking;
+  const char *failure = many_fetch(many, count);
+  if (failure) return luaL_error(L, "%s", failure);
   return 1;
 }
 
@@ -71,6 +127,8 @@ static void push_decoder(lua_State *L) {
   lua_getfield(L, -1, "new");
   lua_call(L, 0, 1);
   lua_getfield(L, -1, "decode");
+  lua_replace(L, -3);
+  lua_pop(L, 1);
 }
 
 static void set_function(lua_State *L, const char *name, lua_CFunction function) {
@@ -89,7 +147,15 @@ int luaopen_baseline(lua_State *L) {
   push_decoder(L);
   lua_pushcclosure(L, fetch_token, 1);
   lua_setfield(L, metatable, "fetch");
+  luaL_newmetatable(L, MANY_TYPE);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+  set_function(L, "__gc", close_many);
+  push_decoder(L);
+  lua_pushcclosure(L, fetch_many, 1);
+  lua_setfield(L, -2, "fetch_all");
   lua_newtable(L);
   set_function(L, "new", new_client);
+  set_function(L, "many", new_many);
   return 1;
 }

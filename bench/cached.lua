@@ -1,12 +1,13 @@
--- The ways to a token that is there already. Each is a function that sets up (see driver.lua) and returns the
--- function that asks that many times. Every loop stands for itself: a call through a shared one would cost as much.
+-- The ways to look up a cached token. Each is a function that sets up (see driver.lua) and returns the function that
+-- looks it up that many times. The loops are not shared, because a call through a shared one would cost as much.
 
 local setup = ...
 
 local scope = "repository:default/app:pull"
 local clients = {}
 
--- The limit of a plain call, and of a method: an empty C function that reads the clock.
+-- The lower limits: an empty C function that reads the clock, the same as a method, and a method that reads the clock
+-- and returns what client:token() does.
 function clients.empty()
   local read = require("meter").read
   return function(count)
@@ -21,13 +22,21 @@ function clients.method()
   end
 end
 
+function clients.least()
+  local object = require("meter").new()
+  assert(select(3, object:get()) == "cached")
+  return function(count)
+    for _ = 1, count do object:get() end
+  end
+end
+
 local function open_client()
   return require("icptoken").new {
     url = setup.url, cacert = setup.cacert, id_token = setup.id_token, service = "token-service", scope = scope,
   }
 end
 
--- Stops the run unless the client answers this request from its cache by now.
+-- Stops the run unless the client now returns the token of this request from its cache.
 local function check_cached(client, request)
   local token, _, source = client:token(request)
   setup.check_answer(token)
@@ -43,7 +52,7 @@ function clients.token()
   end
 end
 
--- With a request that is kept, and with one made for each call.
+-- With a request table that is reused, and with one made for each call.
 function clients.request()
   local client, request = open_client(), { scope = scope }
   assert(client:token(request))
@@ -62,7 +71,7 @@ function clients.literal()
   end
 end
 
--- What a script without the module would write: a table and os.time().
+-- A script without the module would use a table and os.time().
 function clients.table()
   local key, now = "token-service " .. scope, os.time
   local entries = { [key] = { token = "token", refresh_at = now() + 1500 } }
@@ -76,7 +85,7 @@ function clients.table()
   end
 end
 
--- Runs inside nginx, whose ngx.now it needs: that reads a time which nginx itself refreshes, no clock.
+-- Runs inside nginx, as it needs ngx.now, which reads the time that nginx caches instead of a clock.
 function clients.lrucache()
   local cache, key = require("resty.lrucache").new(1024), "token-service " .. scope
   cache:set(key, { token = "token" }, 1500)
@@ -86,7 +95,7 @@ function clients.lrucache()
   end
 end
 
--- No timing: fails unless 10,000 calls of client:token() leave Lua's allocator alone, LuaJIT's compiler being done.
+-- Measures no time: fails if 10,000 calls of client:token() allocate memory once LuaJIT has compiled the loop.
 function clients.allocations()
   local ask, count_lua = clients.token(), require("testkit").count_lua
   ask(10000)

@@ -1,7 +1,7 @@
 -- Drives one client of a benchmark.
 -- Usage: <runtime> driver.lua <benchmark> <client> <bench directory> <build directory> <url> <CA file> <ID token file>
--- Runs once and prints "ready", "missing <why>" or "failed <why>"; then, for each count read from standard input,
--- runs that many times with what the client keeps and prints the wall and the CPU seconds it took (as bare.c does).
+-- Runs once and prints "ready", "missing <why>" or "failed <why>". Then, for each count read from standard input, it
+-- runs that many times on the same client and prints the wall and CPU seconds that they took (as bare.c does).
 
 local benchmark, client_name, here, build, url, cacert, id_token_file = ...
 local luajit = rawget(_G, "jit")
@@ -15,15 +15,16 @@ local function read_line(path)
   return line
 end
 
--- Stops the run unless the answer is a token; what every client must give.
+-- Stops the run unless the answer, which every client must return, is a token.
 local function check_answer(answer, why)
   if not (answer and answer.token and answer.expires_in == 1800) then error(why or "the answer is not a token", 0) end
 end
 
--- What a client may need. The curl program's configuration, of mode 0600, keeps the credential off its command line.
+-- The settings for the clients. The curl program reads the credential from a file of mode 0600, not its command line.
 local setup = {
-  url = url, cacert = cacert, id_token = read_line(id_token_file), check_answer = check_answer,
-  user_agent = "bench", -- of one length in all requests: libcurl formats headers byte by byte
+  url = url, cacert = cacert, id_token = read_line(id_token_file), id_token_file = id_token_file,
+  check_answer = check_answer,
+  user_agent = "bench", -- of equal length in all requests, because libcurl formats headers byte by byte
   curl_config = id_token_file .. ".curl", scratch = id_token_file .. ".urls",
 }
 

@@ -1,5 +1,5 @@
 /* The token request as a careful C user of libcurl would send it (see easy.h). Every option is set
- * once: setting them again for each fetch would be a cost of its own. */
+ * only once, as setting it again for each fetch would cost time. */
 #include "easy.h"
 
 #include <stdio.h>
@@ -98,13 +98,44 @@ const char *easy_judge(const struct easy *easy, CURLcode result) {
   return status == 200 && easy->header_lines > 0 ? NULL : "the answer is not a 200";
 }
 
+int easy_copy_handles(struct easy *easy) {
+  easy->multi = curl_multi_init();
+  return easy->multi ? 0 : -1;
+}
+
+int easy_replace_handle(struct easy *easy) {
+  CURL *copy = curl_easy_duphandle(easy->curl);
+  if (!copy) return -1;
+  curl_easy_cleanup(easy->curl);
+  easy->curl = copy;
+  return 0;
+}
+
+static CURLcode perform_copy(struct easy *easy) {
+  enum { WAIT_MS = 1000 };
+  int running = 1, left;
+  if (easy->used && easy_replace_handle(easy)) return CURLE_OUT_OF_MEMORY;
+  easy->used = 1;
+  if (curl_multi_add_handle(easy->multi, easy->curl)) return CURLE_OUT_OF_MEMORY;
+  for (;;) {
+    if (curl_multi_perform(easy->multi, &running)) return CURLE_OUT_OF_MEMORY;
+    if (!running) break;
+    curl_multi_poll(easy->multi, NULL, 0, WAIT_MS, NULL);
+  }
+  const CURLMsg *message = curl_multi_info_read(easy->multi, &left);
+  CURLcode result = message ? message->data.result : CURLE_OUT_OF_MEMORY;
+  curl_multi_remove_handle(easy->multi, easy->curl);
+  return result;
+}
+
 const char *easy_fetch(struct easy *easy) {
   easy_begin(easy);
-  return easy_judge(easy, curl_easy_perform(easy->curl));
+  return easy_judge(easy, easy->multi ? perform_copy(easy) : curl_easy_perform(easy->curl));
 }
 
 void easy_close(struct easy *easy) {
   curl_easy_cleanup(easy->curl);
+  if (easy->multi) curl_multi_cleanup(easy->multi);
   curl_slist_free_all(easy->headers);
   free(easy->body);
   *easy = (struct easy){0};

@@ -1,5 +1,5 @@
-/* Many token requests at once over one curl multi handle (see many.h): each easy handle takes the
- * next request when it is done with one. Beyond libcurl there is only the making of the URLs. */
+/* Many token requests at once over one curl multi handle (see many.h). When a transfer is done, its
+ * easy handle starts the next request. Apart from libcurl, only the URLs cost time. */
 #include "many.h"
 
 #include <stdio.h>
@@ -42,6 +42,7 @@ static int set_url(const struct many *many, const struct easy *easy, long n) {
 
 static const char *start_next(struct many *many, struct easy *easy) {
   if (many->next > many->last) return NULL;
+  if (many->copies && easy_replace_handle(easy)) return "a handle cannot be copied";
   easy_begin(easy);
   if (set_url(many, easy, many->next) || curl_multi_add_handle(many->multi, easy->curl) != CURLM_OK)
     return "a request cannot be started";
@@ -50,7 +51,7 @@ static const char *start_next(struct many *many, struct easy *easy) {
   return NULL;
 }
 
-/* Ends each transfer that is done and starts the next request on its handle. */
+/* Takes each completed transfer and starts the next request on its handle. */
 static const char *settle_done(struct many *many, int *settled) {
   const char *failure = NULL;
   int left;
@@ -66,6 +67,7 @@ static const char *settle_done(struct many *many, int *settled) {
     many->active--;
     *settled = 1;
     failure = easy_judge(easy, result);
+    if (!failure && many->take) failure = many->take(many->context, easy);
     if (!failure) failure = start_next(many, easy);
   }
   return failure;
@@ -79,7 +81,7 @@ const char *many_fetch(struct many *many, long count) {
   for (int i = 0; i < MANY_PARALLEL && !failure; i++)
     failure = start_next(many, &many->easies[i]);
   while (!failure && many->active > 0) {
-    if (curl_multi_perform(many->multi, &running) != CURLM_OK) return "libcurl refuses to go on";
+    if (curl_multi_perform(many->multi, &running) != CURLM_OK) return "curl_multi_perform failed";
     failure = settle_done(many, &settled);
     if (!failure && !settled) curl_multi_poll(many->multi, NULL, 0, WAIT_MS, NULL);
   }

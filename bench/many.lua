@@ -1,5 +1,5 @@
--- The clients that fetch many tokens, each for a repository of its own. Each is a function that sets up (see
--- driver.lua) and returns the function that fetches that many.
+-- Clients that fetch many tokens, each for another repository. Each is a function that sets up (see driver.lua) and
+-- returns the function that fetches that many.
 
 local setup = ...
 
@@ -12,7 +12,7 @@ end
 
 local function get_scope(n) return ("repository:default/app%d:pull"):format(n) end
 
--- The first so many requests, made outside the measured time where they were asked for before.
+-- Returns that many requests. They are made once, in the warm-up round, outside the measured time.
 local lists = {}
 local function get_requests(count)
   if not lists[count] then
@@ -41,6 +41,16 @@ local clients = {}
 function clients.fetch_all() return open_fetch_all "1.1" end
 
 function clients.fetch_all2() return open_fetch_all "2" end
+
+-- The least that returns the answers: the same loop in C, which decodes each and makes a table.
+local function open_least(is_http2)
+  local least = require("baseline").many(setup.url, setup.cacert, setup.id_token, is_http2)
+  return function(count) check_all(least:fetch_all(count), nil, count) end
+end
+
+function clients.least_all() return open_least(false) end
+
+function clients.least_all2() return open_least(true) end
 
 -- One client:fetch after the other.
 function clients.in_a_row()

@@ -1,24 +1,24 @@
--- Prints where the instructions of a client of the module go beyond those of its limit.
--- Usage: lua5.4 profile.lua <directory> <count> <limit> <client>, with callgrind's files of both for one round and
--- for two of count. Only their difference, divided by count, is shown, so that start-up is left out.
+-- Prints which functions account for the instructions of a client of the module, compared with its lower limit.
+-- Usage: lua5.4 profile.lua <directory> <count> <limit> <client>. The directory contains callgrind's files of both, for
+-- one round and for two rounds of count. The output is their difference divided by count, so start-up does not count.
 
 local directory, count = arg[1], tonumber(arg[2])
 local limit_name, client_name = arg[3], arg[4]
 
 local module = "icptoken.so"
-local own_objects = { ["baseline.so"] = true, ["meter.so"] = true, bare = true } -- the limits' C
+local own_objects = { ["baseline.so"] = true, ["meter.so"] = true, bare = true } -- the limits' C code
 
 local function add_cost(costs, key, cost) costs[key] = (costs[key] or 0) + cost end
 
--- A name of callgrind's format: "(7) text" at its first mention, "(7)" from then on.
+-- A name in callgrind's format: "(7) text" where it occurs first, then "(7)".
 local function resolve_name(names, value)
   local id, name = value:match "^(%(%d+%)) ?(.*)$"
   if name ~= "" then names[id] = name end
   return names[id]
 end
 
--- One run: what each function, as "name [object]", spent itself and with what it called. The line after "calls=" holds
--- the cost of the call, all other lines of numbers the function's own.
+-- Reads one run: the own and the inclusive cost of each function, named "name [object]". The line after "calls=" is the
+-- cost of that call; all other lines of numbers are own cost.
 local function read_run(path)
   local own, inclusive, names = {}, {}, { ob = {}, fn = {} }
   local object, key, called
@@ -49,7 +49,7 @@ local function subtract(costs, base)
   return difference
 end
 
--- Instructions a fetch or call, by function: own, inclusive.
+-- Returns instructions per fetch or call, by function: own, inclusive.
 local function read_costs(which)
   local short = read_run(("%s/%s.1.out"):format(directory, which))
   local long = read_run(("%s/%s.2.out"):format(directory, which))
@@ -72,7 +72,7 @@ local function sum_objects(costs)
   return sums
 end
 
--- The keys of weights, heaviest first, without those that weigh less than least.
+-- Returns the keys of weights, heaviest first, without those lighter than least.
 local function sort_keys(weights, least)
   local keys = {}
   for key, weight in pairs(weights) do
@@ -85,7 +85,7 @@ local function sort_keys(weights, least)
   return keys
 end
 
--- Two columns and their difference, line by line, where it is no less than least.
+-- Prints two columns and their difference for each key whose difference is at least least.
 local function print_columns(title, base, costs, least)
   local difference = subtract(costs, base)
   print(("%-60s %10s %10s %10s"):format(title, "limit", "client", "beyond"))
@@ -112,9 +112,9 @@ end
 
 local base = read_costs "limit"
 local own, inclusive = read_costs "client"
-print(("instructions each of %d times: %s beyond its limit, %s (callgrind)\n"):format(count, client_name, limit_name))
-print_columns("by object (the module's line holds the limit's own C)", sum_objects(base), sum_objects(own), 0)
+print(("instructions per call, mean of %d: %s, and its limit %s (callgrind)\n"):format(count, client_name, limit_name))
+print_columns("by object (the module's line includes the limit's own C code)", sum_objects(base), sum_objects(own), 0)
 print_module(inclusive, own)
 local total = 0
 for _, cost in pairs(own) do total = total + cost end
-print_columns("by function, a 2,000th of the whole or more apart", base, own, total / 2000)
+print_columns("by function, where they differ by at least 1/2,000 of the total", base, own, total / 2000)

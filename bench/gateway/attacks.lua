@@ -1,24 +1,25 @@
--- What others notice of an attack or an overload: others ask for new tokens at a steady rate while strangers or a slow
--- endpoint do their worst. Prints a table: how many token requests of others were served, the median and the 99th
--- percentile of all of them, and what the cluster was asked. `make bench-attacks` runs it.
+-- Measures what other users notice of an attack or of overload: they request new tokens at a steady rate during an
+-- attack by clients without valid credentials ("strangers"), or while the endpoint is slow. Prints a table: how many
+-- requests of the other users were served, the median and 99th percentile of their times, and how many token requests
+-- the cluster received. `make bench-attacks` runs it.
 --
 -- Usage: luajit bench/gateway/attacks.lua [row]...                  all rows when none is named
---        luajit bench/gateway/attacks.lua --attack kind port seconds   for a process of its own
--- A gateway of an older version may be measured by a copy of this file in its tree.
-package.path = "spec/?.lua;lua/?.lua;" .. package.path
+--        luajit bench/gateway/attacks.lua --attack kind port seconds   internal: the process of an attack
+-- To measure an older version of the gateway, copy this file into its tree.
+package.path = "spec/?.lua;lua/?.lua;./?.lua;" .. package.path
 package.cpath = "build/luajit/?.so;" .. package.cpath
 
 local gateway = require "support.gateway"
 local load = require "support.load"
 local mime = require "mime"
 local nginx = require "support.nginx"
-local stub_client = require "support.stub"
+local stub_client = require "stub.client"
 local testkit = require "testkit"
 
 local WARM_UP_SECONDS, RAMP_SECONDS = 1, 4
 local SECONDS = tonumber(os.getenv "DURATION") or 20
 
--- Takes any ID token that begins with "good", refuses everything else after 0.2 s, and counts.
+-- The endpoint accepts any ID token that begins with "good", refuses all others after 0.2 s, and counts both.
 local ENDPOINT = [[
   lua_shared_dict counts 1m;
   server {
@@ -54,11 +55,11 @@ local SLOW = "ngx.sleep(1 + 2 * math.random())"
 local HANGING = "ngx.sleep(math.random() < 0.2 and 20 or 0.02)"
 
 local ROWS = {
-  { name = "quiet", what = "nobody else", rate = 5 },
+  { name = "quiet", what = "no attack", rate = 5 },
   { name = "5", what = "1,000 strangers in flight, random names", rate = 5, attack = "strangers" },
   { name = "5-login", what = "1,500 strangers in flight at /login", rate = 5, attack = "login_strangers" },
   { name = "5-new", what = "as 5, others are new users", rate = 5, attack = "strangers", are_new = true },
-  { name = "6", what = "150 a second who close at once", rate = 5, attack = "closers" },
+  { name = "6", what = "150 a second that close at once", rate = 5, attack = "closers" },
   { name = "10", what = "one wrong password at /login, 100 in flight", rate = 5, attack = "guesser" },
   { name = "12-1.5", what = "1.5 times the capacity, answers in 1 to 3 s", rate = 12, behaviour = SLOW, capacity = 8 },
   { name = "12-3", what = "3 times the capacity", rate = 24, behaviour = SLOW, capacity = 8 },
@@ -66,7 +67,7 @@ local ROWS = {
   { name = "13", what = "one answer in five hangs for 20 s", rate = 40, behaviour = HANGING, timeout = 5 },
 }
 
--- --- a process of its own
+-- --- the process of an attack
 
 local function keep_sending(port, count, seconds, make)
   local tasks, deadline = {}, load.read_time() + seconds
@@ -76,7 +77,7 @@ local function keep_sending(port, count, seconds, make)
       while load.read_time() < deadline do
         local started = load.read_time()
         load.perform(port, make())
-        -- nobody who attacks would wait; but this is to be the same load for a gateway that answers at once
+        -- A real attacker would not wait. This limits the load on a gateway that answers at once.
         load.sleep(math.max(0, started + 1 - load.read_time()))
       end
     end
@@ -136,7 +137,7 @@ local function start_servers(row)
     stub.id_token, url))
   local body = process:read "*a"
   process:close()
-  assert(#body > 100, "the fake ICP gave no token")
+  assert(#body > 100, "the fake ICP returned no token")
   servers.stub = stub
   servers.endpoint = nginx.start { workers = 1, log_level = "warn",
     http = ENDPOINT:format(stub.server_cert, stub.server_key, row.behaviour or QUICK, body) }
@@ -171,7 +172,7 @@ local function read_counts(servers)
   return tonumber(good), tonumber(refused)
 end
 
--- New keys at a steady rate; each request is on its own, whatever became of the ones before.
+-- Requests new keys at a steady rate, however the previous requests ended.
 local function measure_others(row, port)
   local answers, tasks, started = {}, {}, load.read_time()
   for i = 1, row.rate * SECONDS do
@@ -196,7 +197,8 @@ local function format_counts(answers)
   return table.concat(parts, " ")
 end
 
--- Of the others; or, past capacity, of what can be served from the time on when the first answers have come.
+-- Returns the share of the others' requests that were served. Past capacity, it is the share of those that could be
+-- served after the first answers.
 local function compute_share(row, answers, served)
   if not row.capacity then return #served / #answers end
   local count = 0
@@ -241,7 +243,7 @@ local wanted = {}
 for _, name in ipairs(arguments) do wanted[name] = true end
 io.stdout:setvbuf "line"
 local HEAD = "%-8s %-44s %5s %7s %8s %8s %8s %6s %6s  %s"
-print(HEAD:format("row", "what", "asked", "served", "p50 s", "p99 s", "p99 of", "good", "wrong", "others' failures"))
+print(HEAD:format("row", "what", "sent", "served", "p50 s", "p99 s", "p99 of", "good", "wrong", "others' failures"))
 print(HEAD:format("", "", "", "", "", "", "served", "at the", "cluster", ""))
 for _, row in ipairs(ROWS) do
   if not next(wanted) or wanted[row.name] then measure(row) end

@@ -1,6 +1,6 @@
--- What wrk sends. Usage: wrk -t 1 -s load.lua URL -- cached|cold <file of the ID token>
--- cached: requests of a few scopes by one user, again and again, as of somebody who pulls an image.
--- cold: each request is for another repository, so each needs a token that nobody has.
+-- The requests that wrk sends. Usage: wrk -t 1 -s load.lua URL -- cached|cold <ID token file>
+-- cached: one user repeats requests for a few scopes, as when pulling an image.
+-- cold: each request is for another repository, so each needs a token that is not cached.
 -- luacheck: globals wrk init request done
 
 local TARGETS = {
@@ -42,7 +42,7 @@ function init(arguments)
   request = make[arguments[1]](read_headers(arguments[2]))
 end
 
--- Prints how many requests were answered, in how many seconds, and how many failed.
+-- Prints the number of answered requests, the seconds that they took, and the number of failed ones.
 function done(summary)
   local errors = summary.errors
   print("done", summary.requests, summary.duration / 1e6,
