@@ -1,10 +1,10 @@
--- A program that runs on and on and always has a good token: it asks its client each time it needs one, and leaves
--- the rest (caching, renewal, an endpoint that is away for a while) to client:token.
+-- A long-running program that always has a valid token: it calls client:token each time it needs one, which caches and
+-- renews the token, and bridges an outage of the endpoint.
 --
 --   lua5.4 examples/daemon.lua HOST PORT CACERT ID_TOKEN_FILE [SECONDS]
 --
--- `make stub` prints what to fill in. Meanwhile, press Ctrl-Z where the stub runs, and later let it go on with `fg`. It
--- needs LuaSocket, and runs for SECONDS or until Ctrl-C.
+-- `make stub` prints the values. For an outage, press Ctrl-Z where the stub runs, and let it continue with `fg`. Needs
+-- LuaSocket, and runs for SECONDS or until Ctrl-C.
 local icptoken = require "icptoken"
 local socket = require "socket"
 
@@ -22,27 +22,27 @@ local client = icptoken.new {
   timeout = 5,
 }
 
--- Says what has changed since the last line.
+-- Prints a state if it differs from the last one.
 local said
 local function say(state, text)
   if state ~= said then print(os.date "%H:%M:%S", state, text) end
   said = state
 end
 
--- Here goes what the program is for: requests to the registry with "Authorization: Bearer " .. token.token. When the
--- registry answers 401 all the same, client:invalidate(token.token) has the next call fetch another.
+-- The program's work: requests to the registry with "Authorization: Bearer " .. token.token. If the registry answers
+-- with 401 all the same, client:invalidate(token.token) makes the next call fetch another token.
 local function work(token)
   return token.token
 end
 
-local ends = socket.gettime() + seconds
-while socket.gettime() < ends do
+local deadline = socket.gettime() + seconds
+while socket.gettime() < deadline do
   local token, message, source = client:token()
   if token then
-    say(source, "good until " .. os.date("%H:%M:%S", token.expires_at))
+    say(source, "valid until " .. os.date("%H:%M:%S", token.expires_at))
     work(token)
   else
-    say("failed", message) -- nothing valid is left, and there is no new one: the work has to wait
+    say("failed", message) -- there is no valid token, so the work has to wait
   end
   socket.sleep(token and 0.1 or 0.5)
 end

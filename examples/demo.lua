@@ -1,8 +1,9 @@
--- The main job, on the fake ICP that ships with the project: start it, get a token over verified
--- HTTPS, and show the answer and what the JWT says. `make demo` runs this.
-package.path = "spec/?.lua;" .. package.path
+-- Starts the fake ICP that ships with the project, gets a token over verified HTTPS, and shows the answer and the
+-- content of the JWT; then how a registry would judge a token that the program icptoken gets. `make demo` runs this,
+-- in the root of the project.
+package.path = "./?.lua;" .. package.path
 local icptoken = require "icptoken"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
 local function sorted_keys(t)
   local keys = {}
@@ -53,4 +54,17 @@ for _, name in ipairs { "namelookup", "connect", "appconnect", "starttransfer", 
 end
 
 client:close()
+
+-- The same at the command line: the programs in bin/, run by this interpreter.
+local function run_command(line)
+  print("\n$ " .. line)
+  io.stdout:flush()
+  local variables = ("export ICPTOKEN_HOST=localhost ICPTOKEN_PORT=%d ICPTOKEN_CACERT='%s' "
+    .. "ICPTOKEN_ID_TOKEN_FILE='%s'\n")
+    :format(icp.port, icp.ca, icp.id_token_file)
+  os.execute(variables .. ("icptoken() { '%s' bin/icptoken \"$@\"; }\n"):format(arg[-1] or "lua") .. line)
+end
+
+run_command(("icptoken token default/app | icptoken verify --scope repository:default/app:pull --cert %s"):format(
+  icp.token_signing_cert))
 icp:stop()

@@ -1,12 +1,11 @@
--- Tokens for 200 repositories in one call, from the fake ICP that ships with the project, as a table: which
--- repository, until when, and by which jti the registry would know the token. No token is shown. To be run in the root
--- of the project.
-package.path = "spec/?.lua;" .. package.path
+-- Gets tokens for 200 repositories in one call, from the fake ICP that ships with the project, and prints a table: the
+-- repository, the expiry of its token, and the token's jti. No token is shown. To be run in the root of the project.
+package.path = "./?.lua;" .. package.path
 local icptoken = require "icptoken"
-local stub = require "support.stub"
+local stub = require "stub.client"
 
 local REPOSITORIES = 200
-local ROW = "%-28s %-10s %s"
+local ROW = "%-28s %-13s %s"
 
 local function list_requests()
   local requests = {}
@@ -34,12 +33,12 @@ local client = icptoken.new {
 
 local requests = list_requests()
 local tokens, errors, code = client:fetch_all(requests)
-if not tokens then -- no request could be sent
+if not tokens then -- no request was sent
   icp:stop()
   error(code .. ": " .. errors, 0)
 end
 
-print(ROW:format("repository", "ends (UTC)", "jti"))
+print(ROW:format("repository", "expires (UTC)", "jti"))
 local good = 0
 for n, token in ipairs(tokens) do
   if token then

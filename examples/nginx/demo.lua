@@ -1,21 +1,21 @@
--- The gateway at work, from nothing: the fake ICP that ships with the project, a real registry that takes its tokens
--- only, and before it nginx with the nginx.conf of this directory. An image goes in and comes out through the gateway.
--- `make demo-gateway` runs this. All that it starts and writes is gone when it ends, also when Ctrl-C ends it.
+-- Shows the gateway in front of a real registry: the fake ICP that ships with the project, a docker-registry that
+-- accepts only the fake ICP's tokens, and nginx with the nginx.conf of this directory. Pushes and pulls an image.
+-- `make demo-gateway` runs this, in the root of the project. It stops every program that it started and removes its
+-- files when it exits, also after Ctrl-C.
 local here = arg[0]:match "^(.*)/[^/]*$" or "."
-package.path = here .. "/?.lua;spec/?.lua;" .. package.path
+package.path = here .. "/?.lua;./?.lua;" .. package.path
 
-local files = require "support.files"
-local find_free_port = require "support.nginx".find_free_port
+local cqueues = require "cqueues"
+local files = require "files"
 local image = require "image"
-local interpreter = require "support.interpreter"
 local mime = require "mime"
+local process = require "process"
 local signal = require "cqueues.signal"
 local socket = require "socket"
-local stub = require "support.stub"
-local testkit = require "testkit"
+local stub = require "stub.client"
 
 local PROGRAMS = { "curl", "docker-registry", "gzip", "nginx", "skopeo", "tar" }
-local PLACES = ":/usr/local/sbin:/usr/sbin" -- nginx is there, which is not on everybody's PATH
+local SBIN = ":/usr/local/sbin:/usr/sbin" -- where nginx is; not every user has these directories on PATH
 local CLUSTER = "mycluster.icp" -- a name of the stub's certificate
 local REPOSITORY = "demo/hello"
 local IMAGE_BYTES = 300000
@@ -24,12 +24,12 @@ local STEP_SECONDS = 60
 local STOP_SECONDS = 10
 local PORT_ATTEMPTS = 5
 
--- What clean_up ends and removes.
+-- What clean_up stops and removes.
 local directory
 local icp
 local programs = {}
 
--- Signals wait until pause looks for them, so that the end is in order. SIGPIPE: who read this story has left.
+-- Signals stay pending until pause reads them, so that clean_up always runs. SIGPIPE: the reader of our output is gone.
 local SIGNALS = { signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE }
 signal.block(unpack(SIGNALS))
 local interruption = signal.listen(unpack(SIGNALS))
@@ -53,24 +53,24 @@ local function in_directory(name)
 end
 
 -- The first line that a shell command prints.
-local function ask_shell(command)
-  local process = assert(io.popen(command))
-  local line = process:read "*l"
-  process:close()
+local function read_line(command)
+  local shell = assert(io.popen(command))
+  local line = shell:read "*l"
+  shell:close()
   return line
 end
 
--- Replaces a plain text wherever it stands, which must be somewhere.
+-- Replaces every occurrence of a plain text. Raises if there is none.
 local function replace(text, old, new)
   local replaced, count = text:gsub(old:gsub("%p", "%%%0"), (new:gsub("%%", "%%%%")))
   if count > 0 then return replaced end
   error(("the demo replaces '%s' in nginx.conf, but it is not there"):format(old), 0)
 end
 
--- No proxies, as all is on this machine. docker-registry takes any REGISTRY_… for its configuration. skopeo keeps
--- notes of what it saw where, for root in /var/lib unless it takes itself for somebody else.
+-- No proxies, as everything runs on this machine. docker-registry reads any variable REGISTRY_… as configuration. The
+-- last two keep skopeo, run by root, from writing its cache of blob locations to /var/lib.
 local function make_environment()
-  local environment = { PATH = os.getenv "PATH" .. PLACES, REGISTRY_AUTH_FILE = false, OTEL_TRACES_EXPORTER = "none",
+  local environment = { PATH = os.getenv "PATH" .. SBIN, REGISTRY_AUTH_FILE = false, OTEL_TRACES_EXPORTER = "none",
     XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
   for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy" } do
     environment[name], environment[name:upper()] = false, false
@@ -81,27 +81,25 @@ end
 local function check_programs()
   local missing = {}
   for _, name in ipairs(PROGRAMS) do
-    if not ask_shell(("PATH=$PATH%s; command -v %s"):format(PLACES, name)) then missing[#missing + 1] = name end
+    if not read_line(("PATH=$PATH%s; command -v %s"):format(SBIN, name)) then missing[#missing + 1] = name end
   end
   if #missing > 0 then error("not installed: " .. table.concat(missing, ", "), 0) end
 end
 
--- Starts a program that this signal ends. Its output goes into a file.
+-- Starts a program that this signal stops. Its output goes into a file.
 local function start(arguments, end_signal)
   local program = { name = arguments[1], output = in_directory(arguments[1] .. ".output"), end_signal = end_signal }
   files.write(program.output, "")
-  arguments.stdin, arguments.stdout, arguments.stderr = "/dev/null", program.output, program.output
-  arguments.env, arguments.death_signal = make_environment(), end_signal
-  program.pid = assert(testkit.spawn(arguments))
+  program.pid = process.start(arguments, { output = program.output, env = make_environment(), end_signal = end_signal })
   programs[program.pid] = program
   return program
 end
 
--- Waits for what check gives. Returns nil and all that the program printed when that ended first.
+-- Waits until check returns a result, and returns that; or nil and the program's output if the program exits first.
 local function await(program, check, seconds)
-  local deadline = testkit.monotonic() + seconds
+  local deadline = cqueues.monotime() + seconds
   repeat
-    local how, status = testkit.waitpid(program.pid, 0)
+    local how, status = process.wait(program.pid, 0)
     if how ~= "running" then
       programs[program.pid] = nil
       program.how, program.status = how, status
@@ -110,14 +108,14 @@ local function await(program, check, seconds)
     local result = check()
     if result then return result end
     pause(0.02)
-  until testkit.monotonic() > deadline
-  error(("%s: still nothing after %d seconds"):format(program.name, seconds), 0)
+  until cqueues.monotime() > deadline
+  error(("%s did not finish within %d seconds"):format(program.name, seconds), 0)
 end
 
--- Shows a command and runs it to its end. Returns what it printed.
+-- Shows a command, runs it and waits for it. Returns what it printed.
 local function run(arguments)
   say("   $ %s", (table.concat(arguments, " "):gsub(directory:gsub("%p", "%%%0") .. "/", "")))
-  local program = start(arguments, "KILL")
+  local program = start(arguments, signal.SIGKILL)
   local _, output = await(program, function() return false end, STEP_SECONDS)
   os.remove(program.output)
   if program.how == "exited" and program.status == 0 then return output end
@@ -128,9 +126,9 @@ local function expect(text, wanted, what)
   if not text:find(wanted, 1, true) then error(("%s, but the answer was:\n%s"):format(what, text), 0) end
 end
 
--- Credentials are in files that only this user can read, never in a command line.
+-- Credentials go into files that only this user can read, never into a command line.
 local function write_files(port)
-  ask_shell(("cd %s && mkdir certificates image back"):format(interpreter.quote(directory)))
+  read_line(("cd %s && mkdir certificates image back"):format(files.quote(directory)))
   files.write(in_directory "certificates/ca.crt", files.read(icp.ca))
   files.write(in_directory "id-token-header", "Authorization: Bearer " .. icp.id_token .. "\n")
   files.write(in_directory "auth.json", ('{"auths":{"localhost:%d":{"auth":"%s"}}}'):format(port,
@@ -138,7 +136,7 @@ local function write_files(port)
   files.write(in_directory "policy.json", '{"default":[{"type":"insecureAcceptAnything"}]}')
 end
 
--- Port 0 has the kernel choose one; the registry says in its log which.
+-- With port 0 the kernel chooses a port; the registry logs which one.
 local REGISTRY = [[
 version: 0.1
 log: { level: info, accesslog: { disabled: true } }
@@ -149,11 +147,11 @@ auth:
     issuer: registry-token-issuer, rootcertbundle: "%s" }
 ]]
 
--- Gives the port.
+-- Returns its port.
 local function start_registry()
   files.write(in_directory "registry.yml", REGISTRY:format(icp.server_cert, icp.server_key, CLUSTER, icp.port,
     icp.token_signing_cert))
-  local registry = start({ "docker-registry", "serve", in_directory "registry.yml" }, "KILL")
+  local registry = start({ "docker-registry", "serve", in_directory "registry.yml" }, signal.SIGKILL)
   local port, output = await(registry, function()
     return files.read(registry.output):match "listening on 127%.0%.0%.1:(%d+)"
   end, START_SECONDS)
@@ -161,8 +159,8 @@ local function start_registry()
   return tonumber(port)
 end
 
--- What is added inside http {}: the project's own tree instead of an installed module, directories that this user can
--- write to, and where the cluster's registry is.
+-- Added inside http {}: the modules of this tree instead of installed ones, temporary directories that this user can
+-- write to, and the address of the registry.
 local HTTP = [[
 http {
   lua_package_path "%s/lua/?.lua;;";
@@ -175,14 +173,14 @@ http {
   upstream %s { server 127.0.0.1:%d; }
 ]]
 
--- The file that users copy, with the names, paths and ports of this run.
+-- nginx.conf as users copy it, with the names, paths and ports of this run.
 local function make_configuration(port, registry_port)
-  local root = ask_shell "pwd"
+  local root = read_line "pwd"
   local endpoint = ("%s:%d"):format(CLUSTER, icp.port)
-  local is_root = ask_shell "id -u" == "0"
+  local is_root = read_line "id -u" == "0"
   local text = files.read(here .. "/nginx.conf")
   for _, change in ipairs {
-    { "user www-data;", is_root and "user root;" or "" }, -- the workers read the stub's CA, which is nobody else's
+    { "user www-data;", is_root and "user root;" or "" }, -- only this user may read the CA of the fake ICP
     { "worker_processes auto;", "worker_processes 2;" },
     { "/run/nginx.pid", in_directory "nginx.pid" },
     { "/var/log/nginx/error.log", in_directory "error.log" },
@@ -216,14 +214,22 @@ local function read_log()
   return text
 end
 
--- Gives the port. Between asking for a free one and taking it somebody else may.
+-- A port that is free now; another process may take it before nginx does.
+local function find_free_port()
+  local server = assert(socket.bind("127.0.0.1", 0))
+  local _, port = server:getsockname()
+  server:close()
+  return tonumber(port)
+end
+
+-- Returns its port.
 local function start_nginx(registry_port)
   local problem
   for _ = 1, PORT_ATTEMPTS do
     local port = find_free_port()
     files.write(in_directory "nginx.conf", make_configuration(port, registry_port))
     local nginx = start({ "nginx", "-g", "daemon off;", "-e", in_directory "error.log", "-c",
-      in_directory "nginx.conf" }, "TERM")
+      in_directory "nginx.conf" }, signal.SIGTERM)
     local started, output = await(nginx, function() return can_connect(port) end, START_SECONDS)
     if started then return port end
     problem = output .. read_log()
@@ -299,7 +305,7 @@ end
 
 local function tell_story()
   check_programs()
-  directory = ask_shell "mktemp -d" or error("mktemp gave no directory", 0)
+  directory = read_line "mktemp -d" or error("mktemp created no directory", 0)
   local port = start_all()
   write_files(port)
   local contents = image.write(in_directory "image", IMAGE_BYTES).contents
@@ -312,26 +318,20 @@ local function tell_story()
   check_log()
 end
 
--- Returns the names of the programs that did not end.
+-- Returns the names of the programs that did not stop.
 local function clean_up()
-  local stubborn = {}
-  for pid, program in pairs(programs) do
-    testkit.kill(pid, program.end_signal)
-    if testkit.waitpid(pid, STOP_SECONDS) == "running" then
-      stubborn[#stubborn + 1] = ("%s (process %d)"):format(program.name, pid)
-    end
-  end
+  local remaining = process.stop_all(programs, STOP_SECONDS)
   if icp then icp:stop() end
-  if directory then os.execute("rm -rf " .. interpreter.quote(directory)) end
-  return stubborn
+  if directory then os.execute("rm -rf " .. files.quote(directory)) end
+  return remaining
 end
 
 local ok, problem = pcall(tell_story)
-local stubborn = clean_up()
-if ok and #stubborn == 0 then
+local remaining = clean_up()
+if ok and #remaining == 0 then
   say "\nAll is stopped, and nothing is left."
   os.exit(0)
 end
 if not ok then io.stderr:write("\nThe demo failed: ", tostring(problem), "\n") end
-if #stubborn > 0 then io.stderr:write("This still runs: ", table.concat(stubborn, ", "), "\n") end
+if #remaining > 0 then io.stderr:write("This still runs: ", table.concat(remaining, ", "), "\n") end
 os.exit(1)

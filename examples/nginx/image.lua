@@ -1,9 +1,8 @@
--- A small container image for demos and specs, in the layout that skopeo calls dir: one layer with one file of random
--- bytes, so that no two are alike. Needs tar, gzip and luaossl.
+-- Writes small container images for demos and specs, in the layout that skopeo calls dir: one layer with one file of
+-- random bytes, so that no two images are equal. Needs tar, gzip and luaossl.
 
 local digest = require "openssl.digest"
-local files = require "support.files"
-local interpreter = require "support.interpreter"
+local files = require "files"
 
 local image = {}
 
@@ -32,19 +31,19 @@ local function read_random(size)
   return bytes
 end
 
--- Gives the archive of a file of so many bytes, as it is and compressed. directory holds what is made on the way.
+-- Returns a tar archive of one file of this many bytes, plain and compressed. directory is for temporary files.
 local function make_layer(directory, size)
   files.write(directory .. "/random", read_random(size))
   local command = "cd %s && tar -cf layer random && gzip -n -k layer"
-  local result = os.execute(command:format(interpreter.quote(directory)))
+  local result = os.execute(command:format(files.quote(directory)))
   if result ~= 0 and result ~= true then error("tar or gzip failed", 0) end
   local plain, compressed = files.read(directory .. "/layer"), files.read(directory .. "/layer.gz")
   for _, name in ipairs { "random", "layer", "layer.gz" } do os.remove(directory .. "/" .. name) end
   return plain, compressed
 end
 
---- Writes an image whose file has so many bytes into a directory that exists and is empty. Gives the contents by the
--- names of their files, and the digests of manifest, config and layer.
+--- Writes an image whose file has this many bytes into an existing, empty directory. Raises if tar or gzip fails.
+-- Returns a table: contents (file name to content), and the digests manifest, config and layer.
 function image.write(directory, size)
   local plain, layer = make_layer(directory, size)
   local config = CONFIG:format(image.hash(plain))
@@ -56,18 +55,18 @@ function image.write(directory, size)
     layer = "sha256:" .. image.hash(layer) }
 end
 
---- Whether a directory holds just what image.write gave as contents.
+--- Returns whether a directory holds exactly the files that image.write returned as contents.
 function image.is_same(contents, directory)
-  local process = assert(io.popen("ls -A " .. interpreter.quote(directory)))
+  local listing = assert(io.popen("ls -A " .. files.quote(directory)))
   local found = 0
-  for name in process:lines() do
+  for name in listing:lines() do
     found = found + 1
     if contents[name] ~= files.read(directory .. "/" .. name) then
-      process:close()
+      listing:close()
       return false
     end
   end
-  process:close()
+  listing:close()
   for _ in pairs(contents) do found = found - 1 end
   return found == 0
 end
