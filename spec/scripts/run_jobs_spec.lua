@@ -127,6 +127,20 @@ sh -c "echo first; echo second; exit 3"
     assert.not_matches("\nquiet", output)
   end)
 
+  it("names what failed once more before the total, and in a file", function()
+    local _, output = run_jobs([[
+printf "8 passed, 0 failed\n"
+sh -c "echo FAILED a row; echo in a file; echo quiet; echo 3 passed, 1 failed; exit 1"
+sh -c "echo one; echo two; exit 3"
+]], { JOBS = "1" })
+    local failures = files.read(tree .. "/build/part/failures")
+    assert.matches("^FAILED  sh %-c [^\n]*\n  FAILED a row\n  in a file\n", failures)
+    assert.matches("\nFAILED  sh %-c [^\n]*\n  one\n  two\n$", failures)
+    assert.is_truthy(output:find("\n\n" .. failures .. "\n11 passed, 2 failed\n", 1, true), output)
+    run_jobs "true\n"
+    assert.is_nil(io.open(tree .. "/build/part/failures"))
+  end)
+
   it("runs as many jobs at once as JOBS says #deep", function()
     for _, before in ipairs { "", ("true\n"):rep(10) } do
       scripts.shell(("rm -f %s/one %s/two"):format(tree, tree))
