@@ -11,67 +11,28 @@ local image = require "image"
 local mime = require "mime"
 local process = require "process"
 local signal = require "cqueues.signal"
-local socket = require "socket"
-local stub = require "stub.client"
+local story = require "story"
+
+local can_connect, in_directory, read_line, say = story.can_connect, story.in_directory, story.read_line, story.say
 
 local PROGRAMS = { "curl", "docker-registry", "gzip", "nginx", "skopeo", "tar" }
-local SBIN = ":/usr/local/sbin:/usr/sbin" -- where nginx is; not every user has these directories on PATH
-local CLUSTER = "mycluster.icp" -- a name of the stub's certificate
 local REPOSITORY = "demo/hello"
 local IMAGE_BYTES = 300000
 local START_SECONDS = 30
 local STEP_SECONDS = 60
-local STOP_SECONDS = 10
 local PORT_ATTEMPTS = 5
 
--- What clean_up stops and removes.
-local directory
-local icp
-local programs = {}
-
--- Signals stay pending until pause reads them, so that clean_up always runs. SIGPIPE: the reader of our output is gone.
-local SIGNALS = { signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE }
-signal.block(unpack(SIGNALS))
-local interruption = signal.listen(unpack(SIGNALS))
-
-local function pause(seconds)
-  local number = interruption:wait(seconds)
-  if number then error(("interrupted (%s)"):format(signal.strsignal(number)), 0) end
-end
-
-local function say(text, ...)
-  print(text:format(...))
-  io.stdout:flush()
-end
+local directory, icp
 
 local function show(text)
   for line in text:gsub("\r", ""):gmatch "[^\n]+" do say("   %s", line) end
 end
 
-local function in_directory(name)
-  return directory .. "/" .. name
-end
-
--- The first line that a shell command prints.
-local function read_line(command)
-  local shell = assert(io.popen(command))
-  local line = shell:read "*l"
-  shell:close()
-  return line
-end
-
--- Replaces every occurrence of a plain text. Raises if there is none.
-local function replace(text, old, new)
-  local replaced, count = text:gsub(old:gsub("%p", "%%%0"), (new:gsub("%%", "%%%%")))
-  if count > 0 then return replaced end
-  error(("the demo replaces '%s' in nginx.conf, but it is not there"):format(old), 0)
-end
-
 -- No proxies, as everything runs on this machine. docker-registry reads any variable REGISTRY_… as configuration. The
 -- last two keep skopeo, run by root, from writing its cache of blob locations to /var/lib.
 local function make_environment()
-  local environment = { PATH = os.getenv "PATH" .. SBIN, REGISTRY_AUTH_FILE = false, OTEL_TRACES_EXPORTER = "none",
-    XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
+  local environment = { PATH = os.getenv "PATH" .. story.SBIN, REGISTRY_AUTH_FILE = false,
+    OTEL_TRACES_EXPORTER = "none", XDG_DATA_HOME = directory, _CONTAINERS_ROOTLESS_UID = "1" }
   for _, name in ipairs { "http_proxy", "https_proxy", "all_proxy" } do
     environment[name], environment[name:upper()] = false, false
   end
@@ -81,7 +42,7 @@ end
 local function check_programs()
   local missing = {}
   for _, name in ipairs(PROGRAMS) do
-    if not read_line(("PATH=$PATH%s; command -v %s"):format(SBIN, name)) then missing[#missing + 1] = name end
+    if not story.has_program(name) then missing[#missing + 1] = name end
   end
   if #missing > 0 then error("not installed: " .. table.concat(missing, ", "), 0) end
 end
@@ -91,7 +52,7 @@ local function start(arguments, end_signal)
   local program = { name = arguments[1], output = in_directory(arguments[1] .. ".output"), end_signal = end_signal }
   files.write(program.output, "")
   program.pid = process.start(arguments, { output = program.output, env = make_environment(), end_signal = end_signal })
-  programs[program.pid] = program
+  story.programs[program.pid] = program
   return program
 end
 
@@ -101,13 +62,13 @@ local function await(program, check, seconds)
   repeat
     local how, status = process.wait(program.pid, 0)
     if how ~= "running" then
-      programs[program.pid] = nil
+      story.programs[program.pid] = nil
       program.how, program.status = how, status
       return nil, files.read(program.output)
     end
     local result = check()
     if result then return result end
-    pause(0.02)
+    story.pause(0.02)
   until cqueues.monotime() > deadline
   error(("%s did not finish within %d seconds"):format(program.name, seconds), 0)
 end
@@ -149,7 +110,7 @@ auth:
 
 -- Returns its port.
 local function start_registry()
-  files.write(in_directory "registry.yml", REGISTRY:format(icp.server_cert, icp.server_key, CLUSTER, icp.port,
+  files.write(in_directory "registry.yml", REGISTRY:format(icp.server_cert, icp.server_key, story.CLUSTER, icp.port,
     icp.token_signing_cert))
   local registry = start({ "docker-registry", "serve", in_directory "registry.yml" }, signal.SIGKILL)
   local port, output = await(registry, function()
@@ -176,35 +137,25 @@ http {
 -- nginx.conf as users copy it, with the names, paths and ports of this run.
 local function make_configuration(port, registry_port)
   local root = read_line "pwd"
-  local endpoint = ("%s:%d"):format(CLUSTER, icp.port)
+  local endpoint = ("%s:%d"):format(story.CLUSTER, icp.port)
   local is_root = read_line "id -u" == "0"
-  local text = files.read(here .. "/nginx.conf")
-  for _, change in ipairs {
+  return story.replace_all(files.read(here .. "/nginx.conf"), {
     { "user www-data;", is_root and "user root;" or "" }, -- only this user may read the CA of the fake ICP
     { "worker_processes auto;", "worker_processes 2;" },
     { "/run/nginx.pid", in_directory "nginx.pid" },
     { "/var/log/nginx/error.log", in_directory "error.log" },
     { "/var/log/nginx/access.log", in_directory "access.log" },
-    { "http {\n", HTTP:format(root, root, directory, directory, directory, directory, directory, CLUSTER,
+    { "http {\n", HTTP:format(root, root, directory, directory, directory, directory, directory, story.CLUSTER,
       registry_port) },
     { 'host = "mycluster.icp", port = 8443,', ('host = "%s", port = %d, resolve = { ["%s"] = "127.0.0.1" },')
-      :format(CLUSTER, icp.port, endpoint) },
+      :format(story.CLUSTER, icp.port, endpoint) },
     { "/etc/icp/ca.crt", icp.ca },
     { "listen 443 ssl", ("listen 127.0.0.1:%d ssl"):format(port) },
     { "server_name registry.example.com;", "server_name localhost;" },
     { "/etc/icp/gateway.crt", icp.server_cert },
     { "/etc/icp/gateway.key", icp.server_key },
-    { "proxy_pass https://mycluster.icp:8500;", "proxy_pass https://" .. CLUSTER .. ";" },
-  } do
-    text = replace(text, change[1], change[2])
-  end
-  return text
-end
-
-local function can_connect(port)
-  local connection = socket.connect("127.0.0.1", port)
-  if connection then connection:close() end
-  return connection ~= nil
+    { "proxy_pass https://mycluster.icp:8500;", "proxy_pass https://" .. story.CLUSTER .. ";" },
+  })
 end
 
 local function read_log()
@@ -214,19 +165,11 @@ local function read_log()
   return text
 end
 
--- A port that is free now; another process may take it before nginx does.
-local function find_free_port()
-  local server = assert(socket.bind("127.0.0.1", 0))
-  local _, port = server:getsockname()
-  server:close()
-  return tonumber(port)
-end
-
 -- Returns its port.
 local function start_nginx(registry_port)
   local problem
   for _ = 1, PORT_ATTEMPTS do
-    local port = find_free_port()
+    local port = story.find_free_port()
     files.write(in_directory "nginx.conf", make_configuration(port, registry_port))
     local nginx = start({ "nginx", "-g", "daemon off;", "-e", in_directory "error.log", "-c",
       in_directory "nginx.conf" }, signal.SIGTERM)
@@ -239,10 +182,9 @@ local function start_nginx(registry_port)
 end
 
 local function start_all()
-  icp = stub.start()
-  say("The fake ICP:  https://%s:%d", CLUSTER, icp.port)
+  say("The fake ICP:  https://%s:%d", story.CLUSTER, icp.port)
   local registry_port = start_registry()
-  say("A registry:    https://%s:%d, which takes the fake ICP's tokens and nothing else", CLUSTER, registry_port)
+  say("A registry:    https://%s:%d, which takes the fake ICP's tokens and nothing else", story.CLUSTER, registry_port)
   local port = start_nginx(registry_port)
   say("The gateway:   https://localhost:%d, nginx with %s/nginx.conf for these names and ports", port, here)
   say "File names below are those in a private directory, which is removed at the end.\n"
@@ -303,9 +245,9 @@ local function check_log()
   end
 end
 
-local function tell_story()
+local function show_all()
   check_programs()
-  directory = read_line "mktemp -d" or error("mktemp created no directory", 0)
+  directory, icp = story.begin()
   local port = start_all()
   write_files(port)
   local contents = image.write(in_directory "image", IMAGE_BYTES).contents
@@ -318,20 +260,4 @@ local function tell_story()
   check_log()
 end
 
--- Returns the names of the programs that did not stop.
-local function clean_up()
-  local remaining = process.stop_all(programs, STOP_SECONDS)
-  if icp then icp:stop() end
-  if directory then os.execute("rm -rf " .. files.quote(directory)) end
-  return remaining
-end
-
-local ok, problem = pcall(tell_story)
-local remaining = clean_up()
-if ok and #remaining == 0 then
-  say "\nAll is stopped, and nothing is left."
-  os.exit(0)
-end
-if not ok then io.stderr:write("\nThe demo failed: ", tostring(problem), "\n") end
-if #remaining > 0 then io.stderr:write("This still runs: ", table.concat(remaining, ", "), "\n") end
-os.exit(1)
+story.tell(show_all)

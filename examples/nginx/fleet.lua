@@ -11,78 +11,27 @@ local cqueues_socket = require "cqueues.socket"
 local files = require "files"
 local process = require "process"
 local signal = require "cqueues.signal"
-local socket = require "socket"
-local stub = require "stub.client"
+local story = require "story"
 
-local SBIN = ":/usr/local/sbin:/usr/sbin" -- where nginx is; not every user has these directories on PATH
-local CLUSTER = "mycluster.icp" -- a name of the stub's certificate
+local in_directory, pause, programs, read_line, say = story.in_directory, story.pause, story.programs, story.read_line,
+  story.say
+
 local GATEWAYS, USERS, REPOSITORIES = 3, 100, 50
 -- How many of the repositories each user pulls from, and how often from each.
 local REPOSITORIES_OF_USER, PULLS = 5, 3
 local CLIENTS = 40
 -- The time that the fake ICP takes for a token.
 local TOKEN_SECONDS = 0.02
-local START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 30, 60, 10
+local START_SECONDS, ANSWER_SECONDS = 30, 60
 local PORT_ATTEMPTS = 5
 
--- What clean_up stops and removes.
-local directory
-local icp
-local programs = {}
-
--- Signals stay pending until pause reads them, so that clean_up always runs. SIGPIPE: the reader of our output is gone.
-local SIGNALS = { signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE }
-signal.block(unpack(SIGNALS))
-local interruption = signal.listen(unpack(SIGNALS))
-
-local function pause(seconds)
-  local number = interruption:wait(seconds)
-  if number then error(("interrupted (%s)"):format(signal.strsignal(number)), 0) end
-end
-
-local function say(text, ...)
-  print(text:format(...))
-  io.stdout:flush()
-end
-
-local function in_directory(name)
-  return directory .. "/" .. name
-end
-
--- The first line that a shell command prints.
-local function read_line(command)
-  local shell = assert(io.popen(command))
-  local line = shell:read "*l"
-  shell:close()
-  return line
-end
+local directory, icp
 
 local function find_program(...)
   for _, name in ipairs { ... } do
-    if read_line(("PATH=$PATH%s; command -v %s"):format(SBIN, name)) then return name end
+    if story.has_program(name) then return name end
   end
   error("not installed: " .. table.concat({ ... }, " or "), 0)
-end
-
--- Replaces every occurrence of a plain text. Raises if there is none.
-local function replace(text, old, new)
-  local replaced, count = text:gsub(old:gsub("%p", "%%%0"), (new:gsub("%%", "%%%%")))
-  if count > 0 then return replaced end
-  error(("the demo replaces '%s' in nginx.conf, but it is not there"):format(old), 0)
-end
-
--- A port that is free now; another process may take it before its server does.
-local function find_free_port()
-  local server = assert(socket.bind("127.0.0.1", 0))
-  local _, port = server:getsockname()
-  server:close()
-  return tonumber(port)
-end
-
-local function can_connect(port)
-  local connection = socket.connect("127.0.0.1", port)
-  if connection then connection:close() end
-  return connection ~= nil
 end
 
 -- ---- Programs ----
@@ -92,15 +41,15 @@ local function start_server(name, end_signal, make_arguments, port)
   local program = { name = name, output = in_directory(name .. ".output"), end_signal = end_signal }
   local attempts = port and 1 or PORT_ATTEMPTS
   for _ = 1, attempts do
-    program.port = port or find_free_port()
+    program.port = port or story.find_free_port()
     files.write(program.output, "")
     local arguments = make_arguments(program.port)
     program.pid = process.start(arguments, { output = program.output, end_signal = end_signal,
-      env = { PATH = os.getenv "PATH" .. SBIN } })
+      env = { PATH = os.getenv "PATH" .. story.SBIN } })
     programs[program.pid] = program
     local deadline = cqueues.monotime() + START_SECONDS
     while process.wait(program.pid, 0) == "running" do
-      if can_connect(program.port) then return program end
+      if story.can_connect(program.port) then return program end
       if cqueues.monotime() > deadline then error(name .. " does not listen", 0) end
       pause(0.02)
     end
@@ -111,7 +60,7 @@ end
 
 local function stop_server(program, number)
   process.kill(program.pid, number)
-  process.wait(program.pid, STOP_SECONDS)
+  process.wait(program.pid, story.STOP_SECONDS)
   programs[program.pid] = nil
 end
 
@@ -235,18 +184,17 @@ local FLEET_LINE = '-- fleet = { redis = "redis://10.0.0.9:6379", secret_file = 
 
 -- nginx.conf as users copy it, with the names, paths and ports of this run. redis: or nil for no fleet.
 local function configure_gateway(name, port, registry, redis)
-  local text = files.read(here .. "/nginx.conf")
   local is_root = read_line "id -u" == "0"
-  for _, change in ipairs {
+  return story.replace_all(files.read(here .. "/nginx.conf"), {
     { "user www-data;", is_root and "user root;" or "" }, -- only this user may read the CA of the fake ICP
     { "worker_processes auto;", "worker_processes 2;" },
     { "/run/nginx.pid", in_directory(name .. ".pid") },
     { "/var/log/nginx/error.log", in_directory(name .. ".log") },
     { "/var/log/nginx/access.log", in_directory(name .. ".access") },
     { "http {\n", "http {\n" .. fill_in("@MODULES@@PATHS@", { NAME = name })
-      .. ("  upstream %s { server 127.0.0.1:%d; keepalive 32; }\n"):format(CLUSTER, registry.port) },
+      .. ("  upstream %s { server 127.0.0.1:%d; keepalive 32; }\n"):format(story.CLUSTER, registry.port) },
     { 'host = "mycluster.icp", port = 8443,', ('host = "%s", port = %d, resolve = { ["%s:%d"] = "127.0.0.1" },')
-      :format(CLUSTER, icp.port, CLUSTER, icp.port) },
+      :format(story.CLUSTER, icp.port, story.CLUSTER, icp.port) },
     { FLEET_LINE, redis and FLEET:format(redis.port, in_directory "fleet.secret") or "" },
     { "rate=20r/s", "rate=10000r/s" }, -- all clients of the demo have one address
     { "/etc/icp/ca.crt", icp.ca },
@@ -254,11 +202,8 @@ local function configure_gateway(name, port, registry, redis)
     { "/etc/icp/gateway.crt", icp.server_cert },
     { "/etc/icp/gateway.key", icp.server_key },
     { 'proxy_set_header Cookie "";', 'proxy_set_header Cookie "";\n      proxy_set_header Connection "";' },
-    { "proxy_pass https://mycluster.icp:8500;", "proxy_pass https://" .. CLUSTER .. ";" },
-  } do
-    text = replace(text, change[1], change[2])
-  end
-  return text
+    { "proxy_pass https://mycluster.icp:8500;", "proxy_pass https://" .. story.CLUSTER .. ";" },
+  })
 end
 
 local function start_gateway(i, registry, redis)
@@ -362,10 +307,9 @@ local function with_gateways(registry, redis, body)
   return count
 end
 
-local function tell_story()
+local function show_all()
   for _, name in ipairs { "nginx", "pgrep" } do find_program(name) end
-  directory = read_line "mktemp -d" or error("mktemp created no directory", 0)
-  icp = stub.start()
+  directory, icp = story.begin()
   local redis, registry = start_redis(), start_registry()
   local secret = read_line "openssl rand -base64 32"
   files.write(in_directory "fleet.secret", "")
@@ -404,20 +348,4 @@ local function tell_story()
   say "\nEvery pull worked."
 end
 
--- Returns the names of the programs that did not stop.
-local function clean_up()
-  local remaining = process.stop_all(programs, STOP_SECONDS)
-  if icp then icp:stop() end
-  if directory then os.execute("rm -rf " .. files.quote(directory)) end
-  return remaining
-end
-
-local ok, problem = pcall(tell_story)
-local remaining = clean_up()
-if ok and #remaining == 0 then
-  say "All is stopped, and nothing is left."
-  os.exit(0)
-end
-if not ok then io.stderr:write("\nThe demo failed: ", tostring(problem), "\n") end
-if #remaining > 0 then io.stderr:write("This still runs: ", table.concat(remaining, ", "), "\n") end
-os.exit(1)
+story.tell(show_all)

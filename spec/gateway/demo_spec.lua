@@ -204,7 +204,7 @@ describe("the gateway's demo", function()
   end)
 
   it("fails if nginx.conf lacks a text that it replaces", function()
-    for _, name in ipairs { "demo.lua", "files.lua", "image.lua", "process.lua" } do
+    for _, name in ipairs { "demo.lua", "files.lua", "image.lua", "process.lua", "story.lua" } do
       files.write(fakes .. "/" .. name, files.read("examples/nginx/" .. name))
     end
     files.write(fakes .. "/nginx.conf", (files.read "examples/nginx/nginx.conf":gsub("8500", "8501")))
