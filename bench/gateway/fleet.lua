@@ -5,9 +5,10 @@
 -- Usage: luajit bench/gateway/fleet.lua [cold|cached|growth]...   all when none is named
 -- ROUNDS (5) says how often the rows of a table alternate. PICTURE names a file to which the table of growth is also
 -- written as a picture (see bench/pictures.lua).
-package.path = "spec/?.lua;lua/?.lua;./?.lua;" .. package.path
+package.path = "bench/gateway/?.lua;spec/?.lua;lua/?.lua;./?.lua;" .. package.path
 package.cpath = "build/luajit/?.so;" .. package.cpath
 
+local bed = require "bed"
 local files = require "support.files"
 local gateway = require "support.gateway"
 local load = require "support.load"
@@ -17,7 +18,7 @@ local stub_client = require "stub.client"
 
 local ROUNDS = tonumber(os.getenv "ROUNDS") or 5
 local COLD_REQUESTS = 400 -- in a round, for each gateway
-local CACHED_SECONDS, CACHED_CONNECTIONS = 2, 32
+local CACHED_SECONDS = 2
 local CACHED_ROUNDS = 3 * ROUNDS
 local GROWTH_KEYS, GROWTH_CLIENTS = 200, 8
 local SIZES = { 1, 2, 4, 8 }
@@ -46,21 +47,10 @@ local ENDPOINT = [[
 
 local stub, endpoint, upstream, server, secret_file
 
-local function read_command(command)
-  local process = assert(io.popen(command))
-  local text = process:read "*a"
-  process:close()
-  return text
-end
-
 local function start_servers()
   stub, server, upstream = stub_client.start(), redis.start(), gateway.start_upstream()
-  local url = ("https://localhost:%d/image-manager/api/v1/auth/token?service=token-service"):format(stub.port)
-  local body = read_command(("curl -s --fail --cacert %s -H 'Authorization: Bearer %s' '%s'"):format(stub.ca,
-    stub.id_token, url))
-  assert(#body > 100, "the fake ICP returned no token")
   endpoint = nginx.start { workers = 1, log_level = "warn",
-    http = ENDPOINT:format(stub.server_cert, stub.server_key, body) }
+    http = ENDPOINT:format(stub.server_cert, stub.server_key, bed.read_answer(stub)) }
   secret_file = server.dir .. "/secret"
   files.write(secret_file, ("s"):rep(42) .. "o=\n")
   os.execute("chmod 600 " .. secret_file)
@@ -90,7 +80,7 @@ local function request(one, name)
 end
 
 local function count_fetches()
-  return tonumber(read_command(("curl -s --insecure https://localhost:%d/counts"):format(endpoint.port)))
+  return tonumber(bed.read_command(("curl -s --insecure https://localhost:%d/counts"):format(endpoint.port)))
 end
 
 -- The numbers that Redis has counted: scripts that gateways have run, and bytes in and out.
@@ -170,25 +160,6 @@ local function measure_cold()
   say("Redis commands per cold fetch: %.2f (allowed: 2)", commands / #rows[2].answers)
 end
 
--- The microseconds of CPU time that a gateway's workers have used, over all threads.
-local function read_cpu(one)
-  local sum = 0
-  for _, pid in ipairs(one:workers()) do
-    for time in read_command("cat /proc/" .. pid .. "/task/*/schedstat"):gmatch "(%d+) %d+ %d+" do sum = sum + time end
-  end
-  return sum / 1000
-end
-
--- Returns the requests per second, and the CPU time of each, in microseconds.
-local function run_wrk(one, seconds)
-  local before = read_cpu(one)
-  local text = read_command(("wrk -t 1 -c %d -d %d -H 'Authorization: Bearer good' "
-    .. "http://127.0.0.1:%d/v2/cached/image/manifests/latest"):format(CACHED_CONNECTIONS, seconds, one.port))
-  local requests, rate = text:match "(%d+) requests in", text:match "Requests/sec:%s*([%d.]+)"
-  if not requests or text:find "Non%-2xx" then error("wrk failed: " .. text, 0) end
-  return tonumber(rate), (read_cpu(one) - before) / tonumber(requests)
-end
-
 -- Requests per second of a cached token. Each gateway is started again for each round, as LuaJIT's choice of what to
 -- compile differs from start to start.
 local function measure_cached()
@@ -200,10 +171,10 @@ local function measure_cached()
       local row = rows[(round + k) % 2 + 1]
       local one = start_gateway(row.has_fleet, 2)
       request(one, "cached/image")
-      run_wrk(one, 1)
+      bed.run_wrk(one, 1)
       await_results()
       local before = read_redis()
-      row.rates[round], row.times[round] = run_wrk(one, CACHED_SECONDS)
+      row.rates[round], row.times[round] = bed.run_wrk(one, CACHED_SECONDS)
       commands = commands + read_redis().commands - before.commands
       one:stop()
     end
@@ -212,7 +183,7 @@ local function measure_cached()
   say("%-10s %8s %16s", "fleet", "rps", "CPU µs/request")
   for _, row in ipairs(rows) do
     row.rate, row.time = get_median(row.rates), get_median(row.times)
-    say("%-10s %8.0f %15.2f", row.name, row.rate, row.time)
+    say("%-10s %8.0f %15.2f", row.name, row.rate, row.time * 1e6)
   end
   say("ratio %.3f, by CPU time %.3f (allowed: 0.99); Redis commands: %d", rows[2].rate / rows[1].rate,
     rows[1].time / rows[2].time, commands)

@@ -1,9 +1,10 @@
 -- Measures how the cost of the gateway grows with workers, keys, waiting requests, queries and scopes, and writes lines
 -- for bench/growth_report.lua. bench/growth starts it.
 -- Usage: luajit bench/gateway/growth.lua <file to append to> [workers|waiting|refused|dict|full|queries|scopes]...
-package.path = "spec/?.lua;lua/?.lua;./?.lua;" .. package.path
+package.path = "bench/gateway/?.lua;spec/?.lua;lua/?.lua;./?.lua;" .. package.path
 package.cpath = "build/luajit/?.so;" .. package.cpath
 
+local bed = require "bed"
 local gateway = require "support.gateway"
 local load = require "support.load"
 local nginx = require "support.nginx"
@@ -59,21 +60,10 @@ local LOCATIONS = [[
 
 local stub, endpoint, upstream, results
 
-local function read_command(command)
-  local process = assert(io.popen(command))
-  local text = process:read "*a"
-  process:close()
-  return text
-end
-
 local function start_servers()
   stub, upstream = stub_client.start(), gateway.start_upstream()
-  local url = ("https://localhost:%d/image-manager/api/v1/auth/token?service=token-service"):format(stub.port)
-  local body = read_command(("curl -s --fail --cacert %s -H 'Authorization: Bearer %s' '%s'"):format(stub.ca,
-    stub.id_token, url))
-  assert(#body > 100, "the fake ICP returned no token")
   endpoint = nginx.start { workers = 1, log_level = "warn",
-    http = ENDPOINT:format(stub.server_cert, stub.server_key, body) }
+    http = ENDPOINT:format(stub.server_cert, stub.server_key, bed.read_answer(stub)) }
 end
 
 local function stop_servers()
@@ -89,28 +79,14 @@ local function start_gateway(options)
 end
 
 local function ask_endpoint(target)
-  return read_command(("curl -s --insecure 'https://localhost:%d%s'"):format(endpoint.port, target))
+  return bed.read_command(("curl -s --insecure 'https://localhost:%d%s'"):format(endpoint.port, target))
 end
 
 local function set_gate(is_shut) ask_endpoint("/gate?shut=" .. (is_shut and 1 or 0)) end
 
--- Returns what a file of /proc says of the workers: the sum of the numbers that a pattern finds.
-local function sum_of_workers(one, path, pattern)
-  local sum = 0
-  for _, pid in ipairs(one:workers()) do
-    for number in read_command(("cat /proc/%d/%s"):format(pid, path)):gmatch(pattern) do sum = sum + number end
-  end
-  return sum
-end
-
--- The seconds of CPU time that the workers have used, over all threads.
-local function read_cpu(one)
-  return sum_of_workers(one, "task/*/schedstat", "(%d+) %d+ %d+") / 1e9
-end
-
 -- The bytes of memory that belong to the workers alone, so the dict is not among them.
 local function read_memory(one)
-  return sum_of_workers(one, "smaps_rollup", "Private_Dirty:%s+(%d+)") * 1024
+  return bed.sum_of_workers(one, "smaps_rollup", "Private_Dirty:%s+(%d+)") * 1024
 end
 
 local function make_request(target, user, client)
@@ -151,20 +127,20 @@ end
 -- Sends requests that wait until release is called, all at once. Returns the seconds of CPU time until all wait, those
 -- until all are answered, and the bytes of memory while they wait.
 local function hold(one, count, make, release)
-  local before, memory_before, tasks, answers = read_cpu(one), read_memory(one), {}, {}
+  local before, memory_before, tasks, answers = bed.read_cpu(one), read_memory(one), {}, {}
   local all_wait, memory
   for i = 1, count do
     tasks[i] = function() answers[i] = load.perform(one.port, make(i)) end
   end
   tasks[count + 1] = function()
     await_waiting(one, count)
-    all_wait, memory = read_cpu(one), read_memory(one)
+    all_wait, memory = bed.read_cpu(one), read_memory(one)
     release()
   end
   load.run_tasks(tasks)
   local counts = load.count(answers)
   assert(counts[200] == count, "requests failed: " .. one:log():sub(1, 2000))
-  return all_wait - before, read_cpu(one) - before, memory - memory_before
+  return all_wait - before, bed.read_cpu(one) - before, memory - memory_before
 end
 
 local function hold_row(title, count, make, is_idle)
@@ -208,13 +184,13 @@ function measure.refused()
           more[i] = load.send(one.port, make_request("/v2/held/more/manifests/1", "more" .. i, "more" .. i))
         end
         await_waiting(one, count)
-        local before, refused = read_cpu(one), 0
+        local before, refused = bed.read_cpu(one), 0
         for i = 1, REFUSALS do
           local answer = load.perform(one.port, make_request("/v2/held/app/manifests/1", "late" .. i, "late" .. i))
           if answer.status == 503 then refused = refused + 1 end
         end
         assert(refused == REFUSALS, refused)
-        seconds = read_cpu(one) - before
+        seconds = bed.read_cpu(one) - before
         set_gate(false)
       end)
     for _, connection in ipairs(more) do load.receive(connection) end
@@ -225,29 +201,20 @@ end
 
 -- --- workers
 
-local function run_wrk(one)
-  local before = read_cpu(one)
-  local text = read_command(("wrk -t 1 -c 32 -d %d -H 'Authorization: Bearer good' "
-    .. "http://127.0.0.1:%d/v2/cached/image/manifests/latest"):format(WRK_SECONDS, one.port))
-  local requests, rate = text:match "(%d+) requests in", text:match "Requests/sec:%s*([%d.]+)"
-  if not requests or text:find "Non%-2xx" then error("wrk failed: " .. text, 0) end
-  return tonumber(rate), (read_cpu(one) - before) / tonumber(requests)
-end
-
 function measure.workers()
   for _, workers in ipairs(WORKERS) do
     local one = start_gateway { workers = workers }
     request(one, "/v2/cached/image/manifests/latest")
-    run_wrk(one)
-    local rate, seconds = run_wrk(one)
-    local before, asked_before = read_cpu(one), tonumber(ask_endpoint "/count")
+    bed.run_wrk(one, WRK_SECONDS)
+    local rate, seconds = bed.run_wrk(one, WRK_SECONDS)
+    local before, asked_before = bed.read_cpu(one), tonumber(ask_endpoint "/count")
     local count = 20 * STAMPEDE_KEYS
     local answers = load.run(one.port, count, function(i)
       return make_request(("/v2/held/app%d/manifests/1"):format(i % STAMPEDE_KEYS))
     end)
     assert(load.count(answers)[200] == count)
     add("gateway workers", workers, { "cached, requests/s", rate, "cached, us", seconds * 1e6,
-      "stampede, us a request", (read_cpu(one) - before) / count * 1e6,
+      "stampede, us a request", (bed.read_cpu(one) - before) / count * 1e6,
       "stampede, fetches a key", (tonumber(ask_endpoint "/count") - asked_before) / STAMPEDE_KEYS,
       "MB a worker", read_memory(one) / workers / 1e6 })
     one:stop()
@@ -300,9 +267,9 @@ function measure.queries()
     local target = "/v2/held/image/manifests/1?" .. ("fro=&"):rep(length / 5)
     local function make() return make_request(target) end
     load.run(one.port, REPEATS, make, 8, true)
-    local before = read_cpu(one)
+    local before = bed.read_cpu(one)
     assert(load.count(load.run(one.port, REPEATS, make, 8, true))[200] == REPEATS)
-    add("bytes of a query", length, { "cached, us", (read_cpu(one) - before) / REPEATS * 1e6 })
+    add("bytes of a query", length, { "cached, us", (bed.read_cpu(one) - before) / REPEATS * 1e6 })
   end
   one:stop()
 end
