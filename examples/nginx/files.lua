@@ -10,6 +10,13 @@ function files.read(path)
   return content
 end
 
+--- Returns whether a file exists that this user can read.
+function files.exists(path)
+  local file = io.open(path, "rb")
+  if file then file:close() end
+  return file ~= nil
+end
+
 --- Creates or replaces a file. Raises if that fails.
 function files.write(path, content)
   local file = assert(io.open(path, "wb"))

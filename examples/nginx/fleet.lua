@@ -36,8 +36,9 @@ end
 
 -- ---- Programs ----
 
--- Starts a server on a free port and waits until it listens. make_arguments takes the port.
-local function start_server(name, end_signal, make_arguments, port)
+-- Starts a server on a free port and waits until has_port() says that it has it: until then, another process may answer
+-- there. make_arguments takes the port.
+local function start_server(name, end_signal, has_port, make_arguments, port)
   local program = { name = name, output = in_directory(name .. ".output"), end_signal = end_signal }
   local attempts = port and 1 or PORT_ATTEMPTS
   for _ = 1, attempts do
@@ -49,7 +50,7 @@ local function start_server(name, end_signal, make_arguments, port)
     programs[program.pid] = program
     local deadline = cqueues.monotime() + START_SECONDS
     while process.wait(program.pid, 0) == "running" do
-      if story.can_connect(program.port) then return program end
+      if has_port() then return program end
       if cqueues.monotime() > deadline then error(name .. " does not listen", 0) end
       pause(0.02)
     end
@@ -76,7 +77,8 @@ end
 local function start_redis(port)
   local name = find_program("redis-server", "valkey-server")
   -- SIGTERM is blocked in this process, and Redis would inherit that
-  return start_server("redis", signal.SIGKILL, function(free_port)
+  local function has_port() return files.read(in_directory "redis.output"):find "Ready to accept connections" end
+  return start_server("redis", signal.SIGKILL, has_port, function(free_port)
     return { name, "--port", tostring(free_port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
       directory }
   end, port)
@@ -158,7 +160,9 @@ end
 
 -- Starts an nginx. make_configuration takes the port.
 local function start_nginx(name, make_configuration)
-  return start_server(name, signal.SIGTERM, function(port)
+  local pid_file = in_directory(name .. ".pid")
+  os.remove(pid_file) -- one that was killed leaves it
+  return start_server(name, signal.SIGTERM, function() return files.exists(pid_file) end, function(port)
     files.write(in_directory(name .. ".conf"), make_configuration(port))
     return { "nginx", "-g", "daemon off;", "-e", in_directory(name .. ".log"), "-c", in_directory(name .. ".conf") }
   end)

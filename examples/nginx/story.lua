@@ -79,13 +79,6 @@ function story.find_free_port()
   return tonumber(port)
 end
 
---- Returns whether something listens on a port.
-function story.can_connect(port)
-  local connection = socket.connect("127.0.0.1", port)
-  if connection then connection:close() end
-  return connection ~= nil
-end
-
 -- Returns the names of the programs that did not stop.
 local function clean_up()
   local remaining = process.stop_all(story.programs, story.STOP_SECONDS)
