@@ -6,7 +6,6 @@ local gateway = require "support.gateway"
 local load = require "support.load"
 local nginx = require "support.nginx"
 local socket = require "socket"
-local testkit = require "testkit"
 
 -- Each: what the endpoint does (an order of the stub), the status, the registry's code, the gateway's, Retry-After.
 local FAILURES = {
@@ -451,19 +450,16 @@ describe("a refusal whose client has gone", function()
   for _, method in ipairs { "HEAD", "GET", "POST" } do
     for target, status in pairs { ["/v2/a/manifests/1"] = 401, ["/login"] = method == "GET" and 401 or 405 } do
       it(("is never logged as a success: %s %s"):format(method, target), function()
-        os.remove(gate.dir .. "/access.log")
-        testkit.kill(gate.pid, "USR1") -- opens it again
-        gateway_bed.await("the log", function()
-          local file = io.open(gate.dir .. "/access.log")
-          return file and file:close()
-        end)
+        local before = #files.read(gate.dir .. "/access.log")
         send_and_reset(method, target)
         local control = { method = method, target = target }
         assert.equal(status, load.request(gate.ports.PORTLOGGED, control).status)
         local counts = {}
         gateway_bed.await("the control's line", function()
           counts = {}
-          for line in files.read(gate.dir .. "/access.log"):gmatch "[^\n]+" do counts[line] = true end
+          for line in files.read(gate.dir .. "/access.log"):sub(before + 1):gmatch "([^\n]+)\n" do
+            counts[line] = true
+          end
           return counts[("%s %d"):format(method, status)]
         end)
         for line in pairs(counts) do

@@ -3,6 +3,7 @@
 local cjson = require "cjson"
 local files = require "support.files"
 local gateway_bed = require "support.gateway_bed"
+local gateway_probe = require "support.gateway_probe"
 local load = require "support.load"
 local nginx = require "support.nginx"
 local shell = require "support.shell"
@@ -40,7 +41,8 @@ describe("the audit", function()
 
   setup(function()
     bed = gateway_bed.open()
-    gate = start { gateway = [[request_id_header = "X-Request-Id", retries = 0, timeout = 5]] }
+    gate = start { gateway = [[request_id_header = "X-Request-Id", retries = 0, timeout = 20]],
+      locations = gateway_probe.LOCATIONS }
   end)
   teardown(function() gateway_bed.close(bed) end)
   before_each(function()
@@ -70,8 +72,10 @@ describe("the audit", function()
   end
 
   local function check_strictly(one)
-    local output = shell.run(PYTHON:format(#FIELDS, one.dir .. "/access.log"))
-    assert.equal(("line\n"):rep(select(2, read_file(one):gsub("\n", ""))), output)
+    local text, copy = read_file(one):match "^.*\n", one.dir .. "/copy"
+    files.write(copy, text)
+    local output = shell.run(PYTHON:format(#FIELDS, copy))
+    assert.equal(("line\n"):rep(select(2, text:gsub("\n", ""))), output)
   end
 
   -- Sends requests, one after the other, and returns their lines. nginx writes a line when the answer has been sent.
@@ -111,13 +115,25 @@ describe("the audit", function()
   end)
 
   it("names one token request for all requests that waited for it, in all workers", function()
-    bed.stub:plan { delay = { before = 0.5 } }
-    local before = #read_lines(gate)
-    load.run(gate.port, 40, function() return bed:request "/v2/crowd/manifests/1" end)
-    local ids, sources = list_sent_ids(), {}
+    local CROWD = 40
+    bed.stub:plan { together = 2 } -- the token request waits for a second one, or a reset
+    local before, ids, sources = #read_lines(gate), nil, {}
+    local tasks = { function()
+      gateway_bed.await("all requests", function()
+        local _, waiting = gateway_probe.count_clients(gate.port)
+        return waiting == CROWD and #bed.stub:requests() > 0
+      end)
+      ids = list_sent_ids()
+      bed.stub:reset()
+    end }
+    for i = 1, CROWD do
+      tasks[i + 1] = function() load.perform(gate.port, bed:request "/v2/crowd/manifests/1") end
+    end
+    load.together(unpack(tasks))
+    assert.same({}, list_sent_ids())
     local lines = gateway_bed.await("the lines", function()
       local all = read_lines(gate)
-      return #all >= before + 40 and all
+      return #all >= before + CROWD and all
     end)
     assert.equal(1, #ids)
     for i = before + 1, #lines do
@@ -151,9 +167,11 @@ describe("the audit", function()
   end
 
   it("says that a client has gone", function()
-    bed.stub:plan { delay = { before = 1 } }
+    bed.stub:plan { together = 2 }
     local before = #read_lines(gate)
-    load.abandon(gate.port, 1, function() return bed:request "/v2/gone/manifests/1" end, 1, 0.3)
+    local connection = load.send(gate.port, bed:request "/v2/gone/manifests/1")
+    gateway_bed.await("the token request", function() return #bed.stub:requests() == 1 end)
+    connection:close()
     local line = gateway_bed.await("the line", function() return read_lines(gate)[before + 1] end)
     assert.same({ "client_gone", "499", "repository:gone:pull" }, { line.result, line.status, line.scope })
   end)

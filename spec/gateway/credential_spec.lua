@@ -222,7 +222,7 @@ describe("an ID token", function()
       end)
 
       it("limits the lifetime of the token that was issued for it", function()
-        local ends = os.time() + 2
+        local ends = os.time() + 4
         local id_token = issue(bed, '{"iat":%d,"exp":%d}', ends - 60, ends)
         local served, refused = 0, nil
         gateway_bed.await("its expiry", function()

@@ -70,7 +70,7 @@ local function put_fake(name, script)
 end
 
 local function await(what, condition)
-  local deadline = testkit.monotonic() + 30
+  local deadline = testkit.monotonic() + DEMO_SECONDS
   while not condition() do
     if testkit.monotonic() > deadline then error("timed out while waiting until " .. what, 2) end
     testkit.sleep(0.01)

@@ -170,6 +170,7 @@ describe("all of Redis", function()
     needles[#needles + 1] = mime.unb64(known.local_key)
     needles[#needles + 1] = mime.unb64(files.read(bed.secret_file):match "%S+")
     -- during a token request there is a lease, too
+    bed:await_no_leases()
     bed.stub:plan { together = 2 } -- the request waits for a second one, or a reset
     local dump, kinds = {}, {}
     load.together(function() load.perform(server.port, bed:request "confidential/slow") end, function()
@@ -243,7 +244,7 @@ describe("a gateway whose Redis is hostile", function()
   end
 
   it("does not use a token after its sealed expiry, whatever Redis says", function()
-    local LIFE = 3
+    local LIFE = 6
     bed.stub:set { expires_in = LIFE }
     local old = fetch "hostile/prolonged"
     local name, value = find_token "hostile/prolonged"
@@ -270,6 +271,7 @@ describe("a gateway whose Redis is hostile", function()
     assert.equal(200, load.request(server.port, { target = "/later" }).status)
     local waits = count("icptoken_fleet_total", 'result="wait"')
     local expired = count("icptoken_fleet_invalid_total", 'reason="expired"')
+    bed.redis:command("SET", lease, owner, "PX", 3000)
     load.together(function()
       assert.equal(200, load.perform(server.port, bed:request "hostile/failed").status)
     end, function()
@@ -295,6 +297,7 @@ describe("a gateway whose Redis is hostile", function()
     local lease, owner = name:sub(1, -2) .. "l", report:match "^%S+"
     bed.redis:command("DEL", name)
     local waits = count_waits()
+    bed.redis:command("SET", lease, owner, "PX", 3000)
     load.together(function()
       assert.equal(502, load.perform(server.port, bed:request "hostile/retaken").status)
     end, function()
@@ -346,6 +349,7 @@ describe("a gateway whose Redis is hostile", function()
     load.perform(slow.port, { target = "/empty" })
     local lease = name:sub(1, -2) .. "l"
     local is_over = false
+    bed.redis:command("SET", lease, "nobody", "PX", 3000)
     load.together(function()
       local answer = load.perform(slow.port, bed:request "hostile/held")
       is_over = true

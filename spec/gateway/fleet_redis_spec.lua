@@ -52,9 +52,12 @@ describe("a fleet without its Redis", function()
     break_it()
     check_requests(gateways[1], prefix)
     assert.equal("0", read_available(gateways[1]))
+    -- a worker writes a line after it has told the others
+    gateway_bed.await("the line", function() return count_lines(gateways[1], "cannot be used") > 0 end)
     assert.equal(1, count_lines(gateways[1], "cannot be used"))
     repair_it()
     gateway_bed.await("the fleet to be back", function() return read_available(gateways[1]) == "1" end)
+    gateway_bed.await("the line", function() return count_lines(gateways[1], "answers again") > 0 end)
     assert.equal(1, count_lines(gateways[1], "answers again"))
     -- the other gateway may not have noticed it
     gateway_bed.await("the other gateway to be back", function() return read_available(gateways[2]) == "1" end)
@@ -71,7 +74,7 @@ describe("a fleet without its Redis", function()
 
   it("which is paused", function()
     -- time limits longer than a busy machine needs
-    check("paused", "timeout = 1, connect_timeout = 1", function() bed.redis:pause() end,
+    check("paused", "timeout = 2, connect_timeout = 2", function() bed.redis:pause() end,
       function() bed.redis:resume() end)
   end)
 

@@ -35,8 +35,18 @@ local function came_all(answers, seconds)
   return last_came < first_left - seconds
 end
 
--- Sends all requests at once, for one repository, with an endpoint that behaves as ordered, and is so slow that all
--- have arrived before it answers.
+-- Whether each of two workers had a fair number of the requests: the one that accepts first when both are idle may be
+-- the only one that runs for a while.
+local function had_both(answers)
+  local workers = 0
+  for _, count in pairs(gateway_probe.count_by_worker(answers)) do
+    if count > REQUESTS / 100 then workers = workers + 1 end
+  end
+  return workers == 2
+end
+
+-- Sends all requests at once to both workers, for one repository, with an endpoint that behaves as ordered, and is so
+-- slow that all have arrived before it answers.
 local function ask_at_once(repository, order)
   local seconds, answers = SLOW_SECONDS, nil
   return gateway_bed.await("all requests to come at once", function()
@@ -46,24 +56,14 @@ local function ask_at_once(repository, order)
     local request = bed:request(("/v2/%s/%d/manifests/latest"):format(repository, seconds * 1000))
     answers = load.run(server.port, REQUESTS, function() return request end)
     seconds = 2 * seconds
-    return came_all(answers, seconds / 4) and answers
+    return came_all(answers, seconds / 4) and had_both(answers) and answers
   end)
-end
-
-local function assert_both_took_part(answers)
-  local workers = 0
-  for _, count in pairs(gateway_probe.count_by_worker(answers)) do
-    workers = workers + 1
-    assert.is_true(count > REQUESTS / 100)
-  end
-  assert.equal(2, workers)
 end
 
 describe("1,000 cold requests at once with one credential", function()
   it("cost one token request, whose token all get, in both workers", function()
     local answers = ask_at_once("one/token", {})
     assert.same({ [200] = REQUESTS }, load.count(answers))
-    assert_both_took_part(answers)
     assert.equal(1, #bed.stub:requests())
     local tokens, different = {}, 0
     for _, answer in ipairs(answers) do
@@ -82,7 +82,6 @@ describe("1,000 cold requests at once with one credential", function()
     it("cost one token request that ends with " .. row.what .. ", which is reported to all, in both workers", function()
       local answers = ask_at_once("one/failure-" .. row.status, row.order)
       assert.same({ [row.status] = REQUESTS }, load.count(answers))
-      assert_both_took_part(answers)
       assert.equal(1, #bed.stub:requests())
       for _, answer in ipairs(answers) do
         assert.equal(row.status == 429 and "7" or nil, answer.headers["retry-after"])
@@ -127,8 +126,8 @@ local function count_overlapping(times, seconds)
 end
 
 describe("many credentials at once", function()
-  -- Checks that all are served, and that at most this many token requests, and at least half as many, were in progress
-  -- in a worker.
+  -- Checks that all are served, that at most this many token requests were in progress in a worker, and, in the one
+  -- that had most of them, at least half as many.
   local function assert_served(credentials, repository, most)
     bed.stub:plan { delay = { before = QUICK_SECONDS }, times = "forever" }
     local answers = load.run(server.port, CREDENTIALS, function(i)
@@ -136,11 +135,13 @@ describe("many credentials at once", function()
     end)
     assert.same({ [200] = CREDENTIALS }, load.count(answers))
     assert.equal(CREDENTIALS, #bed.stub:requests())
-    -- on a busy machine one worker may accept all connections
+    -- on a busy machine one worker may accept nearly all connections
     for _, times in pairs(list_times(answers, credentials)) do
       local overlapping = count_overlapping(times, QUICK_SECONDS)
       assert.is_true(overlapping <= most, overlapping .. " token requests at once")
-      assert.is_true(overlapping >= most / 2, "only " .. overlapping .. " token requests at once")
+      if #times >= CREDENTIALS / 2 then
+        assert.is_true(overlapping >= most / 2, "only " .. overlapping .. " token requests at once")
+      end
     end
   end
 
@@ -169,7 +170,7 @@ describe("a worker that had no timers left", function()
         for _, name in ipairs(dict:get_keys(0)) do
           if #name == 32 then
             dict:delete(name)
-            ngx.print(tostring(store:lock(name, "1:1", 6)))
+            ngx.print(tostring(store:lock(name, "1:1", 60)))
           end
         end
       }
@@ -205,11 +206,11 @@ describe("a worker that had no timers left", function()
   end
 
   it("polls again for the result of another worker", function()
-    local narrow = start(1, "timeout = 3, max_inflight = 1")
+    local narrow = start(1, "timeout = 6, max_inflight = 1")
     await_answer(narrow, "watched")
     assert.equal("true", load.request(narrow.port, { target = "/lock" }).body)
     -- the only timer is that of a runner, so that of the poller is dropped
-    bed.stub:plan { delay = { before = 0.3 }, times = 2 }
+    bed.stub:plan { delay = { before = 1.5 }, times = 2 }
     local sent = {}
     for i, name in ipairs { "slow1", "watched", "slow2" } do
       sent[i] = load.send(narrow.port, request(name))
@@ -282,7 +283,8 @@ for what, narrow in pairs {
       repeat -- on a busy machine the first answer may arrive after its deadline, too, which counts as an outage
         timeout = 2 * timeout
         one = start("timeout = " .. timeout)
-        bed.stub:plan { delay = { before = 0.6 * timeout }, times = "forever" }
+        -- one answer comes in time, however much later than the first request the second one arrives
+        bed.stub:plan { delay = { before = 0.75 * timeout }, times = "forever" }
         counts = load.count(ask_all(one))
       until counts[200] or timeout > 30
       assert.equal(1, counts[200])
@@ -313,9 +315,9 @@ describe("an endpoint that is too slow for all requests", function()
     it("causes no line about threads and Lua states if there are enough" .. where, function()
       if crowd == CROWD then keep_busy() end
       -- it is logged after a wait of a tenth of the timeout, and on a busy machine a thread takes a while to wake up
-      local one = bed:start { workers = 1, gateway = "timeout = 10, max_inflight = 4",
+      local one = bed:start { workers = 1, gateway = "timeout = 20, max_inflight = 4",
         servers = "lua_worker_thread_vm_pool_size 8;" }
-      bed.stub:plan { delay = { before = 1 }, times = "forever" }
+      bed.stub:plan { delay = { before = 2 }, times = "forever" }
       local answers = load.run(one.port, crowd, function(i)
         return bed:request("/v2/overload/image" .. i .. "/manifests/latest")
       end)

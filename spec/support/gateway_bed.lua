@@ -12,7 +12,8 @@ local gateway_bed = {}
 local bed_methods = {}
 local bed_meta = { __index = bed_methods }
 
-local AWAIT_SECONDS = 60
+-- What takes longer hangs, even on a slow machine.
+local AWAIT_SECONDS = 300
 
 --- Starts the fake ICP and the fake registry. Fields: stub, upstream, credential (an Authorization value that the stub
 -- accepts).
