@@ -267,12 +267,18 @@ describe("chaos of " .. SECONDS .. " seconds, seed " .. SEED .. " #deep", functi
   it("loses no token", function()
     bed.stub:reset()
     bed.stub:set { id_tokens = { "user-1" } }
-    gateway_bed.await("all gateways to use Redis", function()
-      for _, one in ipairs(gateways) do
-        if gateway_probe.read_metric(one.port, "icptoken_redis_available") == 0 then return false end
-      end
-      return true
-    end)
+    local function await_redis()
+      gateway_bed.await("all gateways to use Redis", function()
+        return fleet_bed.sum_metric(gateways, "icptoken_redis_available") == GATEWAYS
+      end)
+    end
+    -- On a busy machine Redis may take longer than REDIS_SECONDS. Each time may cost one token request.
+    local function count_failures()
+      return fleet_bed.sum_metric(gateways, "icptoken_redis_exchanges_total")
+        - fleet_bed.sum_metric(gateways, "icptoken_redis_exchanges_total", 'result="ok"')
+    end
+    await_redis()
+    local before = count_failures()
     bed.redis:command "FLUSHALL"
     for _, one in ipairs(gateways) do
       load.perform(one.port, { target = "/empty" })
@@ -280,13 +286,15 @@ describe("chaos of " .. SECONDS .. " seconds, seed " .. SEED .. " #deep", functi
     end
     for repository = 1, REPOSITORIES do
       for _, one in ipairs(gateways) do
+        await_redis()
         assert.equal(200, load.request(one.port, make_request(1, repository)).status)
         bed:await_no_leases()
       end
     end
+    local failures = count_failures() - before
     local fetches, total = bed:count_fetches()
-    for name, count in pairs(fetches) do assert.equal(1, count, name) end
-    assert.equal(REPOSITORIES, total)
+    for name, count in pairs(fetches) do assert.is_true(count <= 1 + failures, name) end
+    assert.is_true(total <= REPOSITORIES + failures, ("%d token requests, %d failures"):format(total, failures))
   end)
 
   it("logs no internal error", function()
