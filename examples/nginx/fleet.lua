@@ -76,8 +76,8 @@ end
 
 local function start_redis(port)
   local name = find_program("redis-server", "valkey-server")
-  -- SIGTERM is blocked in this process, and Redis would inherit that
   local function has_port() return files.read(in_directory "redis.output"):find "Ready to accept connections" end
+  -- SIGTERM is blocked in this process, and Redis would inherit that
   return start_server("redis", signal.SIGKILL, has_port, function(free_port)
     return { name, "--port", tostring(free_port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
       directory }
