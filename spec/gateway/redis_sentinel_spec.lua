@@ -71,11 +71,12 @@ describe("a Redis behind Sentinels", function()
     local master = keep(redis.start())
     local sentinel = keep(redis.start_sentinel(master, "tokens", 60))
     local silent = keep(hostile_redis.start "silent")
-    local options = make_options({ nginx.find_free_port(), silent.port, sentinel.port }, { connect_timeout = 1 })
+    -- more than a busy machine may pause the Sentinel that answers
+    local options = make_options({ nginx.find_free_port(), silent.port, sentinel.port }, { connect_timeout = 2 })
     assert.equal("hello", bed:echo(options, "hello"))
     -- from now on that Sentinel is asked first
     assert.equal("hello", bed:echo(options, "hello"))
-    assert.equal(1, #silent:list_connections())
+    assert.equal(1, #silent:await_connections(1))
   end)
 
   it("is not found under a name that Sentinel does not know", function()
@@ -120,7 +121,7 @@ describe("a Redis behind Sentinels", function()
     -- which chooses another master only when it is told to, after the time-out
     local sentinel = keep(redis.start_sentinel(master, "tokens", 3600))
     await_replica_known(sentinel)
-    local options = make_options({ sentinel.port }, { timeout = 0.5, connect_timeout = 5 })
+    local options = make_options({ sentinel.port }, { timeout = 1.5, connect_timeout = 5 })
     gateway_bed.await("the first write", function()
       local replies = bed:run(options, { { SWAP, 1, "a", "1" } })[1].replies
       return replies and replies[1]

@@ -1,5 +1,5 @@
 -- A server that is not Redis: it answers the first bytes of each connection in one of the ways of BEHAVIOURS. Run as a
--- program, this file is the server, which prints its port and then the time of each connection.
+-- program, this file is the server, which gets its port as well and prints the time of each connection.
 
 local is_program = arg and arg[0] and arg[0]:find "hostile_redis%.lua$" ~= nil
 
@@ -85,11 +85,10 @@ if is_program then
   local cqueues = require "cqueues"
   local socket = require "cqueues.socket"
   local behaviour = assert(BEHAVIOURS[arg[1]], arg[1])
-  local server = socket.listen { host = "127.0.0.1", port = 0 }
+  local server = socket.listen { host = "127.0.0.1", port = tonumber(arg[2]) }
   assert(server:listen())
-  local _, _, port = server:localname()
   io.stdout:setvbuf "no"
-  print(port)
+  print "listening"
   local loop, kept = cqueues.new(), {}
   loop:wrap(function()
     for connection in server:clients() do
@@ -112,6 +111,8 @@ if is_program then
 end
 
 local files = require "support.files"
+local gateway_bed = require "support.gateway_bed"
+local nginx = require "support.nginx"
 local testkit = require "testkit"
 
 local hostile_redis = {}
@@ -119,6 +120,7 @@ local server_methods = {}
 local server_meta = { __index = server_methods }
 
 local START_SECONDS = 60
+local ATTEMPTS = 5
 
 -- These send a valid answer, or take time.
 local OTHERS = { good = true, silent = true, dripping = true }
@@ -133,22 +135,43 @@ function hostile_redis.list()
   return names
 end
 
---- Starts one. Fields: port.
-function hostile_redis.start(behaviour)
-  local self = setmetatable({ output = os.tmpname() }, server_meta)
-  self.pid = assert(testkit.spawn { "luajit", "spec/support/hostile_redis.lua", behaviour, stdin = "/dev/null",
-    stdout = self.output, stderr = self.output })
+-- Starts the program, and waits until it listens. Returns nil and what it wrote if it does not.
+local function launch(self, behaviour)
+  self.port = nginx.find_free_port()
+  files.write(self.output, "")
+  self.pid = assert(testkit.spawn { "luajit", "spec/support/hostile_redis.lua", behaviour, tostring(self.port),
+    stdin = "/dev/null", stdout = self.output, stderr = self.output })
   local deadline = testkit.monotonic() + START_SECONDS
   repeat
-    self.port = tonumber(files.read(self.output):match "^(%d+)\n")
-    if self.port then return self end
+    if files.read(self.output):find "^listening\n" then return true end
   until testkit.waitpid(self.pid, 0.01) ~= "running" or testkit.monotonic() > deadline
-  local output = files.read(self.output)
-  self:stop()
-  error("the server did not start: " .. output, 2)
+  return nil, files.read(self.output)
 end
 
---- The times at which clients connected, in seconds.
+--- Starts one. Fields: port, which none of the servers before it had.
+function hostile_redis.start(behaviour)
+  local self = setmetatable({ output = os.tmpname() }, server_meta)
+  local problem
+  for _ = 1, ATTEMPTS do
+    local started
+    started, problem = launch(self, behaviour)
+    if started then return self end
+    if not problem:find "in use" then break end
+  end
+  self:stop()
+  error("the server did not start: " .. problem, 2)
+end
+
+--- Waits until this many clients have connected, which may be known later than their answers. Returns the times, in
+-- seconds, of all that have.
+function server_methods:await_connections(count)
+  return gateway_bed.await("connections", function()
+    local times = self:list_connections()
+    return #times >= count and times
+  end)
+end
+
+--- The times at which clients connected so far, in seconds.
 function server_methods:list_connections()
   local times = {}
   for time in files.read(self.output):gmatch "\nconnection ([%d.]+)" do times[#times + 1] = tonumber(time) end

@@ -64,14 +64,19 @@ local function choose_port()
   return MIN_PORT + (high * 256 + low) % (MAX_PORT - MIN_PORT + 1)
 end
 
---- A port that is free now.
+-- The ports that find_free_port has returned.
+local known_ports = {}
+
+--- A port that is free now, and that this function has not returned before: what a gateway remembers of one server must
+-- not be taken for another, for instance the failures of a Redis that was at the same port.
 function nginx.find_free_port()
   local server, port
   repeat
     port = choose_port()
-    server = socket.bind("127.0.0.1", port)
+    server = not known_ports[port] and socket.bind("127.0.0.1", port)
   until server
   server:close()
+  known_ports[port] = true
   return port
 end
 
