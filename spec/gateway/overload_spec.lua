@@ -95,13 +95,21 @@ describe("a wait for another attempt", function()
     ["for Retry-After"] = { status = 429, headers = { { "Retry-After", "1" } } }, ["for a back-off"] = { status = 500 },
   } do
     it(what .. " leaves the runner to others", function()
-      local server = bed:start { workers = 1, gateway = "timeout = 60, max_inflight = 1, retries = 2" }
+      local server = bed:start { workers = 1, locations = gateway_probe.LOCATIONS,
+        gateway = "timeout = 60, max_inflight = 1, retries = 2" }
+      order.together = 2 -- the refusal waits for a second one, or a reset
       bed.stub:plan(order)
       local refused = load.send(server.port, request "refused")
-      gateway_bed.await("the refusal", function() return #bed.stub:requests() == 1 end)
-      assert.equal(200, load.request(server.port, request "other").status)
+      gateway_bed.await("the token request", function() return #bed.stub:requests() == 1 end)
+      local other = load.send(server.port, request "other")
+      gateway_bed.await("the other one in the queue", function()
+        return gateway_probe.read_metric(server.port, "icptoken_queued") == 1
+      end)
+      assert.same({ "refused" }, list_asked())
+      bed.stub:reset()
+      assert.equal(200, load.receive(other).status)
       assert.equal(200, load.receive(refused).status)
-      assert.same({ "refused", "other", "refused" }, list_asked())
+      assert.same({ "other", "refused" }, list_asked())
     end)
   end
 
@@ -201,11 +209,13 @@ describe("a failure of one key", function()
 
   it("pauses those of all others only as the third in a row", function()
     make_due("one", "two", "three", "four")
-    bed.stub:plan { status = 500, times = "forever" }
+    -- a pause that is not over before it is looked at
+    local row = { status = 503, headers = { { "Retry-After", "3600" } }, times = "forever" }
+    bed.stub:plan(row)
     use("one", "two")
     assert.equal(0, gateway_probe.read_metric(server.port, "icptoken_endpoint_paused"))
     bed.stub:reset()
-    bed.stub:plan { status = 500, times = "forever" }
+    bed.stub:plan(row)
     use "three"
     assert.equal(1, gateway_probe.read_metric(server.port, "icptoken_endpoint_paused"))
   end)

@@ -350,7 +350,7 @@ describe("when the token endpoint", function()
 
   it("sends Retry-After, skopeo waits as told and continues", function()
     local authfile = bed:write_authfile(patient, "admin", "admin")
-    push_steps(hasty, to_basic("admin", "admin"), "patient/image")
+    push_steps(patient, to_basic("admin", "admin"), "patient/image")
     stub:reset()
     stub:plan { path = TOKEN_PATH, status = 429, headers = { { "Retry-After", "1" } } }
     local ok, output = inspect(patient, authfile, "patient/image")

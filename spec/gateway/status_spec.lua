@@ -470,9 +470,12 @@ describe("the status of a gateway", function()
       tab:go(make_url())
       assert.equal(updated, tab:evaluate(READ))
       gate:stop()
-      tab:evaluate [[new Promise((resolve) => new MutationObserver(() =>
-        document.getElementById("live").textContent.startsWith("No answer") && resolve()).observe(
-        document.getElementById("live"), { childList: true, characterData: true, subtree: true }))]]
+      tab:evaluate [[new Promise((resolve) => {
+        const live = document.getElementById("live");
+        const look = () => live.textContent.startsWith("No answer") && resolve();
+        new MutationObserver(look).observe(live, { childList: true, characterData: true, subtree: true });
+        look();
+      })]]
     end)
 
     in_browser("works without scripts", function()
