@@ -64,7 +64,7 @@ describe("a Redis behind Sentinels", function()
     assert.equal("first", bed:echo(options, "first"))
     sentinel:kill()
     assert.equal("second", bed:echo(options, "second"))
-    assert.equal(0, bed:count "sentinel")
+    assert.equal(0, bed:count(options, "sentinel"))
   end)
 
   it("is found if the first Sentinels do not answer", function()
@@ -127,14 +127,14 @@ describe("a Redis behind Sentinels", function()
       return replies and replies[1]
     end)
     master:pause()
-    local before = bed:count "timeout"
+    local before = bed:count(options, "timeout")
     -- until the breaker is open
     local results = bed:run(options, { { SWAP, 1, "a", "2" } }, 4)
     for i, result in ipairs(results) do
       assert.is_nil(result.replies)
       assert.is_false(result.is_late, i)
     end
-    assert.equal(1, bed:count "timeout" - before)
+    assert.equal(1, bed:count(options, "timeout") - before)
     fail_over(sentinel)
     await_role(replica, "master")
     gateway_bed.await("a write to the new master", function()

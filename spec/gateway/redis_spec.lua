@@ -32,10 +32,10 @@ describe("a Redis of a fleet", function()
     return pid, tonumber(files.read(("/proc/%d/status"):format(pid)):match "VmHWM:%s*(%d+) kB") * 1024
   end
 
-  -- How many exchanges had each result.
-  local function count_all()
+  -- How many exchanges with these options had each result.
+  local function count_all(options)
     local counts = {}
-    for _, result in ipairs(RESULTS) do counts[result] = bed:count(result) end
+    for _, result in ipairs(RESULTS) do counts[result] = bed:count(options, result) end
     return counts
   end
 
@@ -104,10 +104,10 @@ describe("a Redis of a fleet", function()
   end
 
   describe("that fails", function()
-    -- The results that exchanges have had since then.
-    local function list_new(before)
+    -- The results that exchanges with these options have had since then.
+    local function list_new(options, before)
       local new = {}
-      for result, count in pairs(count_all()) do new[result] = count > before[result] or nil end
+      for result, count in pairs(count_all(options)) do new[result] = count > before[result] or nil end
       return new
     end
 
@@ -115,7 +115,7 @@ describe("a Redis of a fleet", function()
     -- gets one line each time. call: the script that is run, and its arguments.
     local function check(options, kind, words, back, call)
       local place = "at " .. options.redis:match "//(.*)$"
-      local before = count_all()
+      local before = count_all(options)
       local results = bed:run(options, { call or { SWAP, 1, "a", "1" } }, 8)
       for i, result in ipairs(results) do
         assert.is_true(not result.replies or not result.replies[1], i)
@@ -124,7 +124,7 @@ describe("a Redis of a fleet", function()
       -- the breaker is open
       assert.is_nil(results[8].replies)
       assert.equal("Redis is not used, as it has failed", results[8].problem)
-      assert.same({ [kind] = true }, list_new(before))
+      assert.same({ [kind] = true }, list_new(options, before))
       assert.is_false(bed:is_available(options))
       local lines = bed:list_lines(place)
       assert.equal(1, #lines, table.concat(lines, "\n"))
@@ -244,7 +244,6 @@ describe("a Redis of a fleet", function()
         hostile = hostile_redis.start(behaviour)
         local options = bed:make_options(hostile.port)
         local pid, before = read_peak()
-        local counts = count_all()
         for _ = 1, 2 do
           local reply, problem = bed:echo(options, "x")
           assert.is_true(not reply, reply)
@@ -253,7 +252,7 @@ describe("a Redis of a fleet", function()
         -- each failed because of the answer, or of the end of the connection after it
         local judged = 0
         for _, result in ipairs { "protocol", "closed", "refused" } do
-          judged = judged + bed:count(result) - counts[result]
+          judged = judged + bed:count(options, result)
         end
         assert.equal(2, judged)
         local pid_after, after = read_peak()
