@@ -424,18 +424,21 @@ describe("the metrics", function()
     end
     local AGE = 'icptoken_oldest_token_age_seconds{gateway="gate"}'
     assert.equal(0, get(AGE))
-    bed.stub:set { expires_in = 4 }
-    load.request(gate.port, bed:request "/v2/a/manifests/1")
-    load.sleep(1.1)
-    load.request(gate.port, bed:request "/v2/a/manifests/1")
-    assert.is_true(get(AGE) >= 1)
+    local began_at = testkit.monotonic()
+    gateway_bed.await("a token that is a second old", function()
+      assert.equal(200, load.request(gate.port, bed:request "/v2/a/manifests/1").status)
+      return get(AGE) >= 1
+    end)
+    -- the moment when a token was stored is known in whole seconds
+    assert.is_true(get(AGE) <= testkit.monotonic() - began_at + 1)
     -- the registry rejects it
     local rejected = bed:request("/v2/a/manifests/1", "GET", { ["X-Test-Status"] = "401",
       ["X-Test-Challenge"] = 'Bearer realm="https://icp.example/t",service="s",error="invalid_token"' })
     load.request(gate.port, rejected)
     assert.equal(1, get 'icptoken_rejected_total{gateway="gate",reason="invalid_token",age="new"}')
     assert.equal(1, get 'icptoken_dropped_total{gateway="gate"}')
-    -- its renewal fails
+    -- the renewal of a token fails
+    bed.stub:set { expires_in = 4 }
     load.request(gate.port, bed:request "/v2/b/manifests/1")
     bed.stub:plan { status = 500, times = "forever" }
     local expired = 0
