@@ -44,10 +44,6 @@ local function read_gaps(kind)
   return gaps
 end
 
-local function assert_waited(seconds, gap, overhead)
-  assert.is_true(gap >= seconds * 0.9 - 0.001, ("waited only %.3f s of %g s"):format(gap, seconds))
-  assert.is_true(gap <= seconds * 1.1 + overhead + NOISE, ("waited %.3f s instead of %g s"):format(gap, seconds))
-end
 
 local DATE = 1511933061
 
@@ -60,8 +56,11 @@ local function format_date(epoch)
 end
 
 -- Fetches, and checks the waits (in seconds) between the requests or connections that the stub received. Returns them.
+-- A busy machine may lengthen each of them, and the fetch that they are compared with, so of each the shortest counts.
 local function check_waits(seconds, orders, changes, kind)
-  return timing.try(function()
+  local too_short
+  local shortest, overhead = {}, math.huge
+  timing.try(function()
     stub:reset()
     stub:plan((unpack or table.unpack)(orders)) -- luacheck: ignore 143
     fetch(changes)
@@ -70,10 +69,21 @@ local function check_waits(seconds, orders, changes, kind)
     stub:reset()
     local started = testkit.monotonic()
     assert(fetch())
-    local overhead = testkit.monotonic() - started
-    for i, gap in ipairs(gaps) do assert_waited(seconds[i], gap, overhead) end
-    return gaps
+    overhead = math.min(overhead, testkit.monotonic() - started)
+    for i, gap in ipairs(gaps) do
+      if gap < seconds[i] * 0.9 - 0.001 then
+        too_short = ("waited only %.3f s of %g s"):format(gap, seconds[i])
+        return
+      end
+      shortest[i] = math.min(shortest[i] or math.huge, gap)
+    end
+    for i, gap in ipairs(shortest) do
+      assert.is_true(gap <= seconds[i] * 1.1 + overhead + NOISE, ("waited %.3f s instead of %g s"):format(gap,
+        seconds[i]))
+    end
   end)
+  assert.is_nil(too_short)
+  return shortest
 end
 
 -- Each: what, and the order for the first attempt.

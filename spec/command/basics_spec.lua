@@ -118,7 +118,7 @@ describe("icptoken #short", function()
     assert.is_false(problem.retryable)
     assert.matches("Did you mean", problem.message, 1, true)
     stub:plan { status = 503, body = "{}", times = "forever" }
-    status, out, err = bed:run { "token", "--json", "--timeout", "2", env = { ID_TOKEN = stub.id_token },
+    status, out, err = bed:run { "token", "--json", "--timeout", "100", env = { ID_TOKEN = stub.id_token },
       command.flags(stub) }
     assert.same({ 75, "" }, { status, out })
     problem = cjson.decode(err)

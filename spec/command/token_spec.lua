@@ -140,7 +140,7 @@ describe("icptoken token", function()
 
   it("exits with 75 for transient failures, with 1 for permanent ones", function()
     stub:plan { status = 503, body = "{}", times = "forever" }
-    assert.equal(75, (run("a", "--timeout", "1")))
+    assert.equal(75, (run("a", "--timeout", "100")))
     stub:reset()
     stub:plan { status = 403, body = "{}", times = "forever" }
     local status, out, err = run "a"

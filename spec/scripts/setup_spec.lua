@@ -229,9 +229,9 @@ describe("the policy against starting services", function()
 
   it("stays while another setup needs it", function()
     local first = start_and_hold()
+    files.write(fakes .. "/wait", "")
     local other = assert(testkit.spawn { "flock", "--shared", policy, "sh", "-c",
       ("touch %s/locked; while [ -e %s/wait ]; do sleep 0.01; done"):format(fakes, fakes), stdin = "/dev/null" })
-    files.write(fakes .. "/wait", "")
     await(fakes .. "/locked")
     os.remove(fakes .. "/hold")
     testkit.waitpid(first, SECONDS)
