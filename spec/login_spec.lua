@@ -27,7 +27,7 @@ end
 
 local function login_options(changes)
   return merge({ host = "localhost", port = stub.port, cacert = stub.ca, username = stub.username,
-    password = stub.password, timeout = 20, retries = 0 }, changes)
+    password = stub.password, timeout = 100, retries = 0 }, changes)
 end
 
 local function login(changes)
@@ -36,7 +36,7 @@ end
 
 -- A client over plain http, which avoids handshakes, unless the changes name a host.
 local function open(changes)
-  local options = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 20, retries = 0,
+  local options = { url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH), timeout = 100, retries = 0,
     login = { username = stub.username, password = stub.password } }
   return icptoken.new(merge(options, changes))
 end
@@ -607,7 +607,7 @@ describe("a client that logs in", function()
       local ok, token = pcall(client.fetch, client)
       testkit._exit(ok and token and 0 or 1)
     end
-    local how, status = testkit.waitpid(pid, 60)
+    local how, status = testkit.waitpid(pid, 300)
     assert.equal("exited", how)
     assert.equal(0, status)
     assert(client:fetch())

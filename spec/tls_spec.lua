@@ -13,7 +13,7 @@ local stub
 local made_paths
 
 local function options(changes)
-  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 10 }
+  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100 }
   for name, value in pairs(changes or {}) do all[name] = value or nil end
   return all
 end
@@ -198,12 +198,11 @@ describe("a client certificate", function()
 
   it("with an encrypted key and no key_password is refused without a prompt", function()
     local ok, _, output = interpreter.run {
-      timeout = 20,
       code = [[
         local icptoken = require "icptoken"
         local port, cacert, cert, key = arg[1], arg[2], arg[3], arg[4]
         local _, message, code = icptoken.fetch { host = "localhost", port = tonumber(port), cacert = cacert,
-          anonymous = true, cert = cert, key = key, timeout = 10 }
+          anonymous = true, cert = cert, key = key, timeout = 100 }
         print(code, message)
       ]],
       args = { tostring(stub.ports.client_cert), stub.ca, stub.client_cert, stub.client_encrypted_key },
@@ -279,7 +278,7 @@ end)
 
 local FETCH = [[
   local icptoken = require "icptoken"
-  local options = { host = "localhost", port = tonumber(arg[1]), id_token_file = arg[2], timeout = 10, retries = 0 }
+  local options = { host = "localhost", port = tonumber(arg[1]), id_token_file = arg[2], timeout = 100, retries = 0 }
   for i = 3, #arg, 2 do options[arg[i] ] = arg[i + 1] == "yes" or arg[i + 1] end
   local token, message, code = icptoken.fetch(options)
   print(token and "token" or code, message)

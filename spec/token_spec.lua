@@ -610,7 +610,7 @@ describe("a client made before a fork", function()
       end)
       testkit._exit(ok and good and 0 or 1)
     end
-    local how, status = testkit.waitpid(pid, 60)
+    local how, status = testkit.waitpid(pid, 300)
     assert.same({ "exited", 0 }, { how, status })
     assert.equal(token, ask(client, "cached"))
     ask(client, "fresh", { scope = "a:b:pull" })

@@ -246,6 +246,8 @@ describe("a cluster that does not answer", function()
 end)
 
 describe("a start is cheap:", function()
+  local MEASUREMENTS = 8
+
   -- User and system time of a shell command, run many times.
   local function measure(text, input)
     local script = ("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do %s <%s >/dev/null; done; times")
@@ -261,18 +263,27 @@ describe("a start is cheap:", function()
     return total
   end
 
+  -- Checks that a command takes less than some times as long as another one. A busy machine only adds to the time of
+  -- each, so of each the shortest counts.
+  local function assert_cheaper(times, command_words, other_words)
+    local time, other_time = math.huge, math.huge
+    for _ = 1, MEASUREMENTS do
+      other_time = math.min(other_time, measure((table.unpack or unpack)(other_words)))
+      time = math.min(time, measure((table.unpack or unpack)(command_words)))
+      if time < times * other_time then return end
+    end
+    error(("%.2f s and %.2f s"):format(time, other_time), 2)
+  end
+
   it("--version takes less than three times as long as the interpreter alone", function()
     local words = bed:words("icptoken", "--version")
-    local bare = measure(words[1] .. " -e \"\"")
-    local version = measure(table.concat(words, " "))
-    assert.is_true(version < 3 * bare, ("%.2f s and %.2f s"):format(version, bare))
+    assert_cheaper(3, { table.concat(words, " ") }, { words[1] .. " -e \"\"" })
   end)
 
   it("a get with a session takes less than loading the module, with libcurl, would", function()
     bed:run { "login", "--id-token-file", stub.id_token_file }
     local words = bed:words("docker-credential-icptoken", "get")
-    local get = measure(table.concat(words, " "), bed:write("server", "registry.example.com"))
-    local module = measure(words[1] .. " -e \"require [[icptoken]]\"")
-    assert.is_true(get < module, ("%.2f s and %.2f s"):format(get, module))
+    assert_cheaper(1, { table.concat(words, " "), bed:write("server", "registry.example.com") },
+      { words[1] .. " -e \"require [[icptoken]]\"" })
   end)
 end)
