@@ -460,6 +460,13 @@ describe("when memory runs out", function()
     return { status = status, body = body, headers = name and { { name, value } } }
   end
 
+  -- The credential is sent again if the call is made later than the pause of a second after the refusal.
+  local function refuse_always(status, body)
+    local order = refuse(status, body)
+    order.times = "forever"
+    return order
+  end
+
   local function login_as(username)
     return function() return { id_token = false, login = { username = username, password = icp.password } } end
   end
@@ -517,9 +524,10 @@ describe("when memory runs out", function()
       lasts = true },
     { "a redirect", orders = { { redirect = "https://elsewhere.example/" .. ("x"):rep(600) } }, code = "redirect" },
     { "a header line without a name", orders = { { raw = "HTTP/1.1 200 OK\r\nnonsense\r\n\r\n" } }, code = "network" },
-    { "a refused ID token, remembered", orders = { refuse(401, "{}") }, before = function(client) client:token() end,
-      call = function(client) return client:token() end, code = "unauthorized", lasts = true, no_curl = true },
-    { "a refused password, remembered, for many", orders = { refuse(401, [[{"errors":[{"message":"no"}]}]]) },
+    { "a refused ID token, remembered", orders = { refuse_always(401, "{}") },
+      before = function(client) client:token() end, call = function(client) return client:token() end,
+      code = "unauthorized", lasts = true, no_curl = true },
+    { "a refused password, remembered, for many", orders = { refuse_always(401, [[{"errors":[{"message":"no"}]}]]) },
       changes = function() return { id_token = false, username = icp.username, password = "another" } end,
       before = function(client) client:fetch() end, call = fetch_many, code = "unauthorized", lasts = true,
       no_curl = true },

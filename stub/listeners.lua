@@ -12,7 +12,7 @@ local misbehave = require "misbehave"
 local proxy = require "proxy"
 local system = require "system"
 
-local HANDSHAKE_SECONDS = 20
+local HANDSHAKE_SECONDS = 120
 local ALERT_SECONDS = 60
 local COLLECT_EVERY = 200
 local BANNER = "SSH-2.0-OpenSSH_9\r\n"

@@ -8,7 +8,7 @@ local cases = {}
 --- Options for the stub's main listener with its ID token. changes: more options; false leaves one out.
 function cases.options(stub, changes)
   local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100,
-    retries = 0 }
+    connect_timeout = 100, retries = 0 }
   for name, value in pairs(changes or {}) do all[name] = value end
   for name, value in pairs(all) do all[name] = value or nil end
   return all
