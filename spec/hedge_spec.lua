@@ -71,7 +71,8 @@ describe("a request that hangs", function()
     assert.equal(4, #stub:requests())
     try(function(hedge_after)
       hang "forever"
-      local _, _, code, details = icptoken.fetch(with_hedge { hedge_after = hedge_after, timeout = SHORT * hedge_after })
+      local limit = SHORT * hedge_after
+      local _, _, code, details = icptoken.fetch(with_hedge { hedge_after = hedge_after, timeout = limit })
       assert.equal("timeout", code)
       assert.equal(4, details.attempts)
       assert.equal(4, #stub:requests())

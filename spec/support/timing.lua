@@ -10,8 +10,8 @@ local TRIES = 12
 local MAX_FACTOR = 32
 local HANG_SECONDS = 300
 
---- Calls body(1), body(2), body(4), …, body(MAX_FACTOR), body(1), … until one call raises no error, at most TRIES times,
---- and returns its results. If all fail, the last error is raised. A body multiplies its own time limits by its
+--- Calls body(1), body(2), body(4), …, body(MAX_FACTOR), body(1), … until one call raises no error, at most TRIES
+--- times, and returns its results. If all fail, the last error is raised. A body multiplies its own time limits by its
 --- argument.
 function timing.try(body)
   local factor = 1
