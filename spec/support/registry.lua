@@ -4,7 +4,7 @@ local testkit = require "testkit"
 
 local registry = {}
 
-local START_SECONDS = 120
+local START_SECONDS = 300
 
 -- With port 0 the kernel chooses a port; the registry logs which one.
 local CONFIGURATION = [[
