@@ -1,24 +1,15 @@
 /* answer.c - fuzzes reading an answer: the first byte chooses what the headers said, the rest is
  * the body, read once as a token and once as a refusal. */
 #include <assert.h>
-#include <lauxlib.h>
-#include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../src/buffer.h"
 #include "../src/compat.h"
-#include "../src/json.h"
 #include "../src/response.h"
 #include "../src/result.h"
 #include "../src/status.h"
-
-static lua_State *open_state(void) {
-  lua_State *L = luaL_newstate();
-  luaL_openlibs(L);
-  json_push_decoder(L);
-  return L;
-}
+#include "decoder.h"
 
 static void check_token(lua_State *L, const struct token_limits *limits) {
   assert(lua_istable(L, -1));
@@ -75,7 +66,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   struct buffer scratch = {0};
   struct jitter jitter = {1};
   static lua_State *L;
-  if (L == NULL) L = open_state();
+  if (L == NULL) L = decoder_open();
   if (size == 0) return 0;
   if (!buffer_append_string(&endpoint.authority, "localhost:8443") ||
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||

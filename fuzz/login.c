@@ -1,8 +1,6 @@
 /* login.c - fuzzes reading the identity provider's answer, and making a credential of the ID token
  * in it. */
 #include <assert.h>
-#include <lauxlib.h>
-#include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,17 +8,10 @@
 #include "../src/buffer.h"
 #include "../src/compat.h"
 #include "../src/credential.h"
-#include "../src/json.h"
 #include "../src/jwt.h"
 #include "../src/response.h"
 #include "../src/result.h"
-
-static lua_State *open_state(void) {
-  lua_State *L = luaL_newstate();
-  luaL_openlibs(L);
-  json_push_decoder(L);
-  return L;
-}
+#include "decoder.h"
 
 static void check_identity(lua_State *L) {
   size_t length;
@@ -89,7 +80,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   struct buffer scratch = {0};
   struct jitter jitter = {1};
   static lua_State *L;
-  if (L == NULL) L = open_state();
+  if (L == NULL) L = decoder_open();
   if (!buffer_append_string(&endpoint.authority, "localhost:8443") ||
       !buffer_append_string(&endpoint.shown, "https://localhost:8443/") ||
       !buffer_append(&exchange.transfer.answer.body, data, size))
