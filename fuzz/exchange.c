@@ -70,7 +70,7 @@ static const char script[] =
     "return function()\n"
     "  client = client or assert(icptoken.new { url = 'http://127.0.0.1:9/t', id_token = '" SECRET
     "',\n"
-    "    retries = 0, timeout = 5, proxy = '', max_body_bytes = 65536 })\n"
+    "    retries = 0, timeout = 60, proxy = '', max_body_bytes = 65536 })\n"
     "  local token, message, code, details = client:fetch()\n"
     "  if token then\n"
     "    assert(type(token.token) == 'string' and token.token:find '^[%w%-._~+/]+=*$')\n"
