@@ -44,7 +44,7 @@ static void compare(const struct buffer *claims, const struct jwt_times *times) 
   if (count_word(claims, "\"exp\"") != 1 || !times->has_exp) return;
   double exp = find_exp(claims->data, claims->length);
   /* below DBL_MIN a number has fewer digits, the fewer the smaller it is */
-  if (isfinite(exp)) assert(fabs(exp - times->exp) <= fabs(exp) * 1e-9 + DBL_MIN);
+  if (isfinite(exp)) assert(fabs(exp - times->exp) <= fabs(exp) * 1e-12 + DBL_MIN);
 }
 
 /* Reads a number from the input itself, of which there is no byte more; decoded claims are in a
