@@ -3,6 +3,7 @@
 local cjson = require "cjson"
 local files = require "support.files"
 local load = require "support.load"
+local mime = require "mime"
 local nginx = require "support.nginx"
 
 local redis_bed = {}
@@ -109,12 +110,10 @@ redis_bed.ECHO = "return ARGV[1]"
 --- A script that writes its argument and returns what was there.
 redis_bed.SWAP = "local old = redis.call('get', KEYS[1]) redis.call('set', KEYS[1], ARGV[1], 'px', 60000) return old"
 
---- Starts it. options: `http` (more text inside http {}), `workers` (1). Fields: port, server (the nginx),
--- secret_file.
+--- Starts it. options: `http` (more text inside http {}), `workers` (1). Fields: port, server (the nginx).
 function redis_bed.open(options)
   options = options or {}
-  local self = setmetatable({ secret_file = os.tmpname(), temporary = {} }, bed_meta)
-  os.execute(("openssl rand -base64 32 >%s && chmod 600 %s"):format(self.secret_file, self.secret_file))
+  local self = setmetatable({ temporary = {} }, bed_meta)
   local workers = options.workers or 1
   local ok, server = pcall(nginx.start, { workers = workers,
     http = HTTP:format(options.http or "", workers, MARGIN_SECONDS) })
@@ -130,7 +129,6 @@ end
 function redis_bed.close(self)
   if not self then return end
   if self.server then self.server:stop() end
-  os.remove(self.secret_file)
   for _, path in ipairs(self.temporary) do os.remove(path) end
 end
 
@@ -145,11 +143,19 @@ function bed_methods:write_private(text)
   return path
 end
 
---- The option `fleet` for a Redis at a port of this machine, with time limits for a busy machine. fields: more fields,
+local function make_secret()
+  local random = assert(io.open("/dev/urandom", "rb"))
+  local secret = mime.b64(random:read(32))
+  random:close()
+  return secret .. "\n"
+end
+
+--- The option `fleet` for a Redis at a port of this machine, with time limits for a busy machine. Its secret is new, so
+-- its breaker is closed even if the system has assigned the port of a server that failed before. fields: more fields,
 -- which replace these.
 function bed_methods:make_options(port, fields)
-  local options = { redis = port and ("redis://127.0.0.1:%d"):format(port), secret_file = self.secret_file,
-    timeout = 10, connect_timeout = 10 }
+  local options = { redis = port and ("redis://127.0.0.1:%d"):format(port),
+    secret_file = self:write_private(make_secret()), timeout = 10, connect_timeout = 10 }
   for name, value in pairs(fields or {}) do options[name] = value end
   return options
 end
