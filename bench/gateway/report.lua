@@ -18,8 +18,8 @@ local ROWS = {
     { "hook", "(e) authorize(), observe(), filter()" },
   },
   watched = {
-    { "quiet", "(a) nothing else" }, { "files", "(b) two loops that load files" },
-    { "pages", "(c) loops of /metrics and /status" },
+    { "quiet", "(a) nothing else" }, { "files", "(b) a loop that loads files" },
+    { "pages", "(c) a loop of /metrics and /status" },
   },
   cold = { { "endpoint", "(a) wrk, 16 connections" }, { "cold", "(b) the gateway, 2 workers" } },
 }
@@ -127,7 +127,8 @@ function print_table.watched(results)
   end
   print(("medians of %d turns; worker us: CPU time of the workers, for all that they did, a request")
     :format(#results.pages))
-  print_aim("gateway, loops of page loads", "loops that load files, CPU time", compare(costs, "files", "pages", divide))
+  print_aim("gateway, a loop of scrapes and page loads", "a loop that loads files, CPU time",
+    compare(costs, "files", "pages", divide))
 end
 
 print_table[benchmark](read_results())

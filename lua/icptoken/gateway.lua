@@ -182,6 +182,7 @@ local function check_names(method, all)
   end
 end
 
+-- Returns a list of texts.
 local function render(all, format)
   local parts = {}
   for i, one in ipairs(all) do parts[i] = { counters = one.counters, readings = readings.read(one) } end
@@ -193,7 +194,7 @@ end
 function gateway_methods:metrics(...)
   local all = { self, ... }
   check_names("metrics", all)
-  return render(all, "text")
+  return table.concat(render(all, "text"))
 end
 
 --- For content_by_lua: answers a scrape with the metrics of this gateway, and of others that are passed, in the format
@@ -268,7 +269,7 @@ function gateway.new(options)
     defaults = settings.defaults, target = settings.target, keys = keys, token_bases = keys.token_bases,
     dict = options_reader.find_dict(settings), has_filter = false, is_checking_filter = false, has_seen_level = false,
     audited = nil }
-  self.login_target, self.started_at, self.pages = settings.login_target, ngx.time(), {}
+  self.login_target, self.started_at, self.pages, self.samples = settings.login_target, ngx.time(), {}, {}
   -- loaded only where they are used
   local redis = settings.fleet and require "icptoken.gateway.redis"
   local fleet = settings.fleet and require "icptoken.gateway.fleet"

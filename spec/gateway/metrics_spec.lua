@@ -142,6 +142,40 @@ describe("the metrics", function()
     gate:stop()
   end)
 
+  -- The garbage of a scrape says how much text was made. (Without LuaJIT's compiler, which allocates memory, too.)
+  it("are made again only where their numbers have changed", function()
+    local gate = bed:start { workers = 1, locations = [[
+      location = /scrape {
+        content_by_lua_block {
+          jit.off()
+          collectgarbage "stop"
+          local before = collectgarbage "count"
+          gateway:scrape()
+          local kilobytes = collectgarbage "count" - before
+          collectgarbage "restart"
+          ngx.print("# kilobytes ", kilobytes, "\n")
+        }
+      }]] }
+    local function scrape()
+      local text = load.request(gate.port, { target = "/scrape" }).body
+      return text, tonumber(text:match "# kilobytes ([%d.]+)\n$")
+    end
+    local function ask()
+      assert.equal(200, load.request(gate.port, bed:request "/v2/default/app/manifests/1").status)
+    end
+    local _, first = scrape()
+    ask()
+    scrape()
+    ask()
+    local text, kilobytes = scrape()
+    for _, result in ipairs { "fresh", "cached" } do
+      assert.matches('icptoken_requests_total{[^}]*result="' .. result .. '"} 1\n', text)
+    end
+    assert.is_true(first > 2 * #text / 1024, first)
+    assert.is_true(kilobytes < #text / 1024, kilobytes)
+    gate:stop()
+  end)
+
   for _, case in ipairs {
     { nil, "text" }, { "", "text" }, { "*/*", "text" }, { "text/plain", "text" },
     { "application/openmetrics-text", "openmetrics" }, { "Application/OpenMetrics-Text; Version=1.0.0", "openmetrics" },

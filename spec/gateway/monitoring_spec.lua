@@ -149,7 +149,7 @@ describe("the alerts", function()
 end)
 
 describe("the metrics", function()
-  local SUFFIXES = { counter = { "_total" }, gauge = { "" }, reading = { "" }, info = { "_info" },
+  local SUFFIXES = { counter = { "_total" }, gauge = { "" }, worker = { "" }, reading = { "" }, info = { "_info" },
     histogram = { "_bucket", "_sum", "_count" } }
 
   -- The names of all samples of the gateway.

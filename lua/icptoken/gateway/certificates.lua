@@ -123,15 +123,20 @@ function certificates.find_next_expiry(pem, now)
   return next_expiry or last
 end
 
--- Returns a text that distinguishes a version of a regular file from others; or nil if there is none, or it may be a
--- pipe, which must not be read here.
-local function get_version(path)
-  local status = file_status()
-  local ok, result = pcall(function() return ffi.C.icptoken_statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, status) end)
-  if not ok or result ~= 0 or bit.band(status.mode, S_IFMT) ~= S_IFREG or status.bytes > MAX_FILE_BYTES then
-    return nil
-  end
-  return ("%s %s %s %s"):format(status.inode, status.bytes, status.modified.seconds, status.modified.nanoseconds)
+local has_statx, statx = pcall(function() return ffi.C.icptoken_statx end) -- an old libc may lack it
+local last_status = file_status()
+
+-- Reads the status of a regular file into last_status. Returns false if there is none, or it may be a pipe, which must
+-- not be read here.
+local function find_file(path)
+  return has_statx and statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, last_status) == 0
+    and bit.band(last_status.mode, S_IFMT) == S_IFREG and last_status.bytes <= MAX_FILE_BYTES
+end
+
+-- Returns whether a file has changed between two statuses.
+local function is_changed(one, other)
+  return one.inode ~= other.inode or one.bytes ~= other.bytes or one.modified.seconds ~= other.modified.seconds
+    or one.modified.nanoseconds ~= other.modified.nanoseconds
 end
 
 local function read_file(path)
@@ -141,7 +146,7 @@ local function read_file(path)
   return text
 end
 
--- The files that were read: by path { version, expiry, checked_at }.
+-- The files that were read: by path { status, expiry, checked_at }.
 local files = {}
 
 -- Times are computed again this often, as one of several certificates may have expired meanwhile.
@@ -149,14 +154,15 @@ local CHECK_SECONDS = 3600
 
 --- Does the same for a file, which is read again only if it has changed. Returns nil if it cannot be read.
 function certificates.find_next_expiry_in(path, now)
-  local version, file = get_version(path), files[path]
-  if not version then return nil end
-  if file and file.version == version and now - file.checked_at < CHECK_SECONDS and (file.expiry or 0) > now then
+  if not find_file(path) then return nil end
+  local file = files[path]
+  if file and now - file.checked_at < CHECK_SECONDS and (file.expiry or 0) > now
+    and not is_changed(file.status, last_status) then
     return file.expiry
   end
   local text = read_file(path)
   if not text then return nil end
-  file = { version = version, checked_at = now, expiry = certificates.find_next_expiry(text, now) }
+  file = { status = file_status(last_status), checked_at = now, expiry = certificates.find_next_expiry(text, now) }
   files[path] = file
   return file.expiry
 end

@@ -4,10 +4,18 @@
 -- Counters and histograms add up over all rows. A gauge adds up over the workers that are running. A reading is not
 -- counted, but computed when the metrics are rendered (readings.lua).
 
+--
+-- A scrape has to be cheap, also for a worker that is scraped so seldom that none of this is in the processor's caches.
+-- So a text is made again only if its numbers have changed since the last scrape, and is never older than these.
+
 local clock = require "icptoken.gateway.clock"
+local ffi = require "ffi"
 local rows = require "icptoken.gateway.rows"
 
-local floor = math.floor
+ffi.cdef [[int icptoken_compare_bytes(const void *, const void *, size_t) __asm__("memcmp");]]
+
+local C, floor = ffi.C, math.floor
+local CELL_BYTES = ffi.sizeof "double"
 
 local metrics = {}
 local metrics_methods = {}
@@ -30,8 +38,9 @@ local AGE_SECONDS, FIRST_AGE_PERIOD = 60, 2
 
 local ENDPOINTS = { "token", "login" }
 
--- kind: counter, gauge, histogram (all three are counted), info (a reading), or reading (a gauge). labels: each with
--- its values, or true for those that new() gets. Names are without the suffix of their kind.
+-- kind: counter, gauge, histogram (all three are counted), worker (the gauge `of`, of each worker), info (a
+-- reading), or reading (a gauge). labels: each with its values, or true for those that new() gets. Names are without
+-- the suffix of their kind.
 local FAMILIES = {
   { name = "build", metric = "icptoken_build", kind = "info", help = "Versions. Always 1." },
   { name = "start_time", metric = "icptoken_start_time_seconds", kind = "reading",
@@ -66,9 +75,9 @@ local FAMILIES = {
     help = "Keys whose token request waits in the queue." },
   { name = "queue_limit", metric = "icptoken_queue_limit", kind = "reading",
     help = "The most keys that can wait in the queue." },
-  { name = "worker_inflight", metric = "icptoken_worker_inflight", kind = "reading",
+  { name = "worker_inflight", metric = "icptoken_worker_inflight", kind = "worker", of = "inflight",
     help = "Token requests in progress, by worker." },
-  { name = "worker_queued", metric = "icptoken_worker_queued", kind = "reading",
+  { name = "worker_queued", metric = "icptoken_worker_queued", kind = "worker", of = "queued",
     help = "Keys in the queue, by worker." },
   { name = "shortages", metric = "icptoken_shortages", kind = "counter",
     labels = { { "resource", { "thread", "lua_state" } } },
@@ -141,7 +150,8 @@ local function fill_labels(family, values)
   return labels
 end
 
--- Returns the cells of each family, the number of cells, and a text that tells this layout from others.
+-- Returns the cells of each family (those of a family are `count` cells from `first` on), the number of cells, and a
+-- text that tells this layout from others.
 local function lay_out(values)
   local cells, width, parts = {}, 0, {}
   for _, family in ipairs(FAMILIES) do
@@ -157,6 +167,7 @@ local function lay_out(values)
         parts[#parts + 1] = family.name .. " " .. sample.key
       end
     end
+    cell.count = width - cell.first
     cells[family.name] = cell
   end
   for _, name in ipairs(OTHER_CELLS) do
@@ -244,7 +255,7 @@ end
 -- Returns the greatest number in a cell of all rows.
 local function find_greatest(self, cell)
   local greatest = 0
-  self.rows:each(function(row) greatest = math.max(greatest, row[cell]) end)
+  for _, row in self.rows:each() do greatest = math.max(greatest, row[cell]) end
   return greatest
 end
 
@@ -263,11 +274,11 @@ end
 function metrics_methods:get_certificate_expiry(seconds)
   local seen_cell, expiry_cell = self.cells.chain_seen, self.cells.chain_expiry
   local last_seen, earliest = find_greatest(self, seen_cell), math.huge
-  self.rows:each(function(row)
+  for _, row in self.rows:each() do
     if row[expiry_cell] > 0 and row[seen_cell] >= last_seen - seconds then
       earliest = math.min(earliest, row[expiry_cell])
     end
-  end)
+  end
   return earliest < math.huge and earliest or nil
 end
 
@@ -275,31 +286,26 @@ end
 function metrics_methods:get_oldest_age()
   local cells, oldest = self.cells, math.huge
   local period = get_age_period(clock.now())
-  self.rows:each(function(row)
+  for _, row in self.rows:each() do
     local last_period = row[cells.age_period]
     if last_period == period then oldest = math.min(oldest, row[cells.oldest], row[cells.oldest_before]) end
     if last_period == period - 1 then oldest = math.min(oldest, row[cells.oldest]) end
-  end)
+  end
   return oldest < math.huge and math.max(0, clock.now() - oldest) or 0
 end
 
-local function total(self, family, cell)
-  if family.kind ~= "gauge" then return self.rows:total(cell) end
+-- running: what rows:list_running returns.
+local function sum_gauge(running, family, cell)
   local sum = 0
-  for _, row in ipairs(self.rows:list_running()) do
+  for _, row in ipairs(running) do
     if row.is_current or not family.is_of_configuration then sum = sum + row.cells[cell] end
   end
   return sum
 end
 
---- Returns a gauge of each worker, by its id: what its running processes of all configurations have.
-function metrics_methods:get_by_worker(name)
-  local by_worker, cell = {}, self.cells[name].first
-  for worker = 0, self.workers - 1 do by_worker[worker] = 0 end
-  for _, row in ipairs(self.rows:list_running()) do
-    by_worker[row.worker] = by_worker[row.worker] and by_worker[row.worker] + row.cells[cell]
-  end
-  return by_worker
+local function total(self, family, cell)
+  if family.kind ~= "gauge" then return self.rows:total(cell) end
+  return sum_gauge(self.rows:list_running(), family, cell)
 end
 
 --- Returns the value of a counter or gauge. label: as for add.
@@ -376,7 +382,7 @@ local function write_bound(bound)
 end
 
 -- Prepares the lines of what is counted.
-local function prepare_lines(cells, gateway)
+local function prepare_lines(cells, gateway, workers)
   for _, family in ipairs(FAMILIES) do
     local cell = cells[family.name]
     local suffix = family.kind == "counter" and "_total" or ""
@@ -389,72 +395,120 @@ local function prepare_lines(cells, gateway)
         local label = write_label("le", write_bound(family.bounds[i + 1]))
         cell.buckets[i] = new_line(family.metric .. "_bucket", gateway, label)
       end
-      cell.sum = new_line(family.metric .. "_sum", gateway, "")
-      cell.count = new_line(family.metric .. "_count", gateway, "")
+      cell.sum_line = new_line(family.metric .. "_sum", gateway, "")
+      cell.count_line = new_line(family.metric .. "_count", gateway, "")
+    end
+    if family.kind == "worker" then
+      cell.lines = {}
+      for i = 1, workers do
+        cell.lines[i] = new_line(family.metric, gateway, write_label("worker", ("%d"):format(i - 1)))
+      end
     end
   end
 end
 
--- Functions that add the samples of a family to a list of texts. totals: the sums of all cells.
-local add_samples = {}
+-- Returns the numbers of all cells: the sums over all rows, or over the running workers. The next call changes them.
+-- running: what rows:list_running returns.
+local function sum_all(self, running)
+  local sums = self.rows:sum()
+  for _, family in ipairs(FAMILIES) do
+    if family.kind == "gauge" then
+      local cell = self.cells[family.name].first
+      sums[cell] = sum_gauge(running, family, cell)
+    end
+  end
+  return sums
+end
 
-function add_samples.histogram(texts, self, family, totals)
-  local cell, count, bounds = self.cells[family.name], 0, family.bounds
+-- Functions that add the lines of a counted family to a list of texts. sums: what sum_all returned.
+local add_lines = {}
+
+function add_lines.histogram(texts, cell, family, sums)
+  local count, bounds = 0, family.bounds
   for i = 0, #bounds do
-    count = count + totals[cell.first + i]
+    count = count + sums[cell.first + i]
     add_line(texts, cell.buckets[i], count)
   end
-  add_line(texts, cell.sum, totals[cell.first + #bounds + 1])
-  add_line(texts, cell.count, count)
+  add_line(texts, cell.sum_line, sums[cell.first + #bounds + 1])
+  add_line(texts, cell.count_line, count)
 end
 
-function add_samples.counter(texts, self, family, totals)
-  local cell = self.cells[family.name]
-  for _, sample in ipairs(cell.samples) do add_line(texts, sample.line, totals[cell.index[sample.key]]) end
+function add_lines.counter(texts, cell, _, sums)
+  for _, sample in ipairs(cell.samples) do add_line(texts, sample.line, sums[cell.index[sample.key]]) end
 end
 
-function add_samples.gauge(texts, self, family)
+add_lines.gauge = add_lines.counter
+
+-- Functions that add the samples of a family to a list of texts. one: what is known of a gateway { counters, readings,
+-- sums, running }.
+local add_samples = {}
+
+local function add_counted(texts, one, family)
+  local self, sums = one.counters, one.sums
   local cell = self.cells[family.name]
-  for _, sample in ipairs(cell.samples) do
-    add_line(texts, sample.line, total(self, family, cell.index[sample.key]))
+  if cell.count == 0 then return end
+  local written, bytes = self.written + cell.first, cell.count * CELL_BYTES
+  if not cell.text or C.icptoken_compare_bytes(written, sums + cell.first, bytes) ~= 0 then
+    local lines = {}
+    add_lines[family.kind](lines, cell, family, sums)
+    cell.text = table.concat(lines)
+    ffi.copy(written, sums + cell.first, bytes)
+  end
+  texts[#texts + 1] = cell.text
+end
+
+add_samples.histogram, add_samples.counter, add_samples.gauge = add_counted, add_counted, add_counted
+
+-- What the running processes of each worker have, of all configurations.
+function add_samples.worker(texts, one, family)
+  local self = one.counters
+  local cell, lines = self.cells[family.of].first, self.cells[family.name].lines
+  for worker = 0, self.workers - 1 do
+    local sum = 0
+    for _, row in ipairs(one.running) do
+      if row.worker == worker then sum = sum + row.cells[cell] end
+    end
+    add_line(texts, lines[worker + 1], sum)
   end
 end
 
--- Returns the line of a reading. labels: { name, value, … }, whose values are few. Prepares it the first time.
-local function find_line(self, name, labels)
-  local key = name .. "\0" .. table.concat(labels, "\0")
-  local line = self.reading_lines[key]
-  if line then return line end
+-- labels: { name, value, … }
+local function write_labels(labels)
   local texts = {}
   for i = 1, #labels, 2 do texts[#texts + 1] = write_label(labels[i], labels[i + 1]) end
-  line = new_line(name, self.gateway_label, table.concat(texts, ","))
-  self.reading_lines[key] = line
-  return line
+  return table.concat(texts, ",")
 end
 
-local NO_LABELS = {}
-
 local function add_reading(texts, self, name, reading)
-  if type(reading) == "number" then return add_line(texts, find_line(self, name, NO_LABELS), reading) end
-  for _, sample in ipairs(reading or {}) do
-    add_line(texts, find_line(self, name, sample.labels), sample.value)
+  if type(reading) == "number" then
+    local line = self.reading_lines[name]
+    if not line then
+      line = new_line(name, self.gateway_label, "")
+      self.reading_lines[name] = line
+    end
+    return add_line(texts, line, reading)
+  end
+  if not reading then return end
+  for _, sample in ipairs(reading) do
+    if not sample.line then sample.line = new_line(name, self.gateway_label, write_labels(sample.labels)) end
+    if sample.value then add_line(texts, sample.line, sample.value) end
   end
 end
 
-function add_samples.reading(texts, self, family, _, reading)
-  add_reading(texts, self, family.metric, reading)
+function add_samples.reading(texts, one, family)
+  add_reading(texts, one.counters, family.metric, one.readings[family.name])
 end
 
-function add_samples.info(texts, self, family, _, reading)
-  add_reading(texts, self, family.metric .. "_info", reading)
+function add_samples.info(texts, one, family)
+  add_reading(texts, one.counters, family.metric .. "_info", one.readings[family.name])
 end
 
 -- The type of each kind of family, and the suffix that its name has in the text format only.
 local TYPES = {
-  text = { counter = { "counter", "_total" }, gauge = { "gauge", "" }, reading = { "gauge", "" },
-    histogram = { "histogram", "" }, info = { "gauge", "_info" } },
-  openmetrics = { counter = { "counter", "" }, gauge = { "gauge", "" }, reading = { "gauge", "" },
-    histogram = { "histogram", "" }, info = { "info", "" } },
+  text = { counter = { "counter", "_total" }, gauge = { "gauge", "" }, worker = { "gauge", "" },
+    reading = { "gauge", "" }, histogram = { "histogram", "" }, info = { "gauge", "_info" } },
+  openmetrics = { counter = { "counter", "" }, gauge = { "gauge", "" }, worker = { "gauge", "" },
+    reading = { "gauge", "" }, histogram = { "histogram", "" }, info = { "info", "" } },
 }
 
 -- By format, and by the name of a family: the lines before its samples.
@@ -475,27 +529,31 @@ function metrics.new(gateway_name, workers, values)
   local cells, width, layout = lay_out(values)
   local shared = rows.open(gateway_name, workers, layout, width)
   local gateway_label = write_label("gateway", gateway_name)
-  prepare_lines(cells, gateway_label)
+  prepare_lines(cells, gateway_label, workers)
   return setmetatable({ gateway_name = gateway_name, gateway_label = gateway_label, workers = workers, cells = cells,
-    request_cells = cells.requests.index, rows = shared, row = shared.own, reading_lines = {} }, metrics_meta)
+    request_cells = cells.requests.index, rows = shared, row = shared.own, reading_lines = {},
+    written = ffi.new("double[?]", width) }, metrics_meta) -- written: the numbers in the texts of counted families
 end
 
---- Returns the metrics of several gateways as a text. all: of each gateway { counters (from metrics.new), readings }.
+--- Returns the metrics of several gateways as a list of texts that follow one another. all: of each gateway { counters
+-- (from metrics.new), readings }, which gets more fields.
 -- readings: by the name of a family, its number, or a list of { labels = { name, value, … }, value = }, or nil if it is
--- unknown. format: "text" or "openmetrics".
+-- unknown. A value may be nil, too. A sample gets the field `line`, and is cheaper if it is passed again in the next
+-- scrape. format: "text" or "openmetrics".
 function metrics.render(all, format)
-  local texts, totals = {}, {}
-  for i, one in ipairs(all) do totals[i] = one.counters.rows:sum() end
+  local texts = {}
+  for _, one in ipairs(all) do
+    one.running = one.counters.rows:list_running()
+    one.sums = sum_all(one.counters, one.running)
+  end
   for _, family in ipairs(FAMILIES) do
     local before = #texts
     texts[before + 1] = HEADS[format][family.name]
-    for i, one in ipairs(all) do
-      add_samples[family.kind](texts, one.counters, family, totals[i], one.readings[family.name])
-    end
+    for _, one in ipairs(all) do add_samples[family.kind](texts, one, family) end
     if family.is_optional and #texts == before + 1 then texts[before + 1] = nil end
   end
   if format == "openmetrics" then texts[#texts + 1] = "# EOF\n" end
-  return table.concat(texts)
+  return texts
 end
 
 return metrics

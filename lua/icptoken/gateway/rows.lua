@@ -176,9 +176,15 @@ function rows_methods:sum()
   return sums
 end
 
---- Calls visit with the cells of each row.
-function rows_methods:each(visit)
-  for index = SHARED_ROW, self.cells[USED] - 1 do visit(get_row(self, index) + HEAD_CELLS) end
+local function find_next_row(self, index)
+  index = index + 1
+  if index < self.cells[USED] then return index, get_row(self, index) + HEAD_CELLS end
+end
+
+--- Returns an iterator over the rows for the generic `for`: an index, and the cells. (No closure is created for a loop,
+-- as LuaJIT compiles none of the code around that.)
+function rows_methods:each()
+  return find_next_row, self, SHARED_ROW - 1
 end
 
 --- Returns the rows of the workers that are running: a list of { cells, worker (id), pid, is_current (of this
