@@ -235,8 +235,7 @@ function gateway_methods:start()
   if not ngx.worker.id() then return end -- a helper process of nginx, without requests and maybe without threads
   if ngx.worker.id() == 0 then
     for _, one in ipairs(options_reader.list_unreadable(self.target.options)) do
-      log.write(ngx.EMERG, ("option '%s': nginx's workers cannot read the file, so token requests will fail: %s "
-        .. "(the workers run as the user that the directive \"user\" in nginx.conf names)")
+      log.write(ngx.EMERG, ("option '%s': nginx's workers cannot read the file, so token requests will fail: %s")
         :format(one.name, one.problem))
     end
   end

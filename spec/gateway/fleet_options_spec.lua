@@ -178,7 +178,9 @@ describe("the option fleet", function()
       assert_refused({ secret_file = "/dev/zero" }, "secret_file", "it is not a regular file")
       testkit.mkfifo(dir .. "/pipe")
       assert_refused({ secret_file = dir .. "/pipe" }, "secret_file", "it is not a regular file")
-      assert_refused({ secret_file = dir .. "/absent" }, "secret_file", "No such file")
+      local path = dir .. "/absent"
+      assert_refused({ secret_file = path }, "secret_file",
+        ("names a file that cannot be used, %s: No such file or directory"):format(path))
     end)
 
     it("may be a symbolic link to one that is private", function()

@@ -115,6 +115,15 @@ describe("the connection to Redis", function()
     end
   end)
 
+  it("says what to add if nginx has no resolver", function()
+    server = redis.start()
+    local other = redis_bed.open {}
+    finally(function() redis_bed.close(other) end)
+    assert_refused(other, other:make_options(nil, { redis = "redis://redis.example:" .. server.port }), "error",
+      'no resolver defined to resolve "redis.example"; nginx looks up no host names without a name server: add '
+        .. '"resolver ADDRESS;" to the http context of nginx.conf')
+  end)
+
   it("fails in time if the resolver does not answer", function()
     local silent = name_server.start "silent"
     local other = redis_bed.open { http = ("resolver 127.0.0.1:%d ipv6=off;"):format(silent.port) }

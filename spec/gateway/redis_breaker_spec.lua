@@ -98,7 +98,7 @@ describe("the breaker of Redis", function()
     local line = gateway_bed.await("the line in the log", function()
       return bed:list_lines(("127.0.0.1:%d"):format(server.port))[1]
     end)
-    assert.equal(("notice: this machine shares tokens with the fleet through Redis at 127.0.0.1:%d, database 3, "
+    assert.equal(("notice: this machine will share tokens with the fleet through Redis at 127.0.0.1:%d, database 3, "
       .. "without TLS, as user 'gw'"):format(server.port), line)
     gateway_bed.await("the first attempt", function()
       return server:command("INFO", "commandstats"):find "cmdstat_evalsha"

@@ -206,16 +206,23 @@ function options.find_dict(settings)
   return dict
 end
 
---- Returns a list of the options whose files this process cannot read, each { name =, problem = }. The module reads
--- them at the first token request, and nginx's workers may have fewer rights than its master.
+-- What to do about files that cannot be read, by errno.
+local ENOENT, EACCES = 2, 13
+local ADVICE = {
+  [ENOENT] = " (check the path in the option)",
+  [EACCES] = " (the workers run as the user that the directive \"user\" in nginx.conf names)",
+}
+
+--- Returns a list of the options whose files this process cannot read, each { name =, problem = (and what to do) }. The
+-- module reads them at the first token request, and nginx's workers may have fewer rights than its master.
 function options.list_unreadable(client_options)
   local unreadable = {}
   for _, name in ipairs { "cacert", "capath", "cert", "key", "pinned_public_key" } do
-    local path, file, problem = client_options[name], nil, nil
+    local path, file, problem, number = client_options[name], nil, nil, nil
     -- a pin is a file or a list of hashes
-    if path and not path:find "^sha256//" then file, problem = io.open(path, "rb") end
+    if path and not path:find "^sha256//" then file, problem, number = io.open(path, "rb") end
     if file then file:close() end
-    if problem then unreadable[#unreadable + 1] = { name = name, problem = problem } end
+    if problem then unreadable[#unreadable + 1] = { name = name, problem = problem .. (ADVICE[number] or "") } end
   end
   return unreadable
 end

@@ -15,18 +15,30 @@ local outcome = {}
 local MIN_IDENTITY_SECONDS = 60
 -- If this many different keys fail in a row, their failures count as the endpoint's.
 local MIN_FAILING_KEYS = 3
+-- A dict without room concerns all keys, so the log has one line in this time.
+local NO_ROOM_SECONDS = 60
+local NO_ROOM = "tokens do not fit into lua_shared_dict '%s' (%s), that of key %s for one, so each of their requests "
+  .. "fetches another: make the dict larger in nginx.conf, and restart nginx (request %s)"
 -- These changes are not logged; the status page shows them.
 local PAUSED = "renewals of all keys are paused because the endpoint fails; tokens are used until they expire"
 local RESUMED = "renewals are no longer paused because the endpoint answered"
+
+-- Returns whether this worker has not logged NO_ROOM for NO_ROOM_SECONDS. (store:is_first would need room in the dict.)
+local function is_news(context)
+  local time = now()
+  if time < (context.no_room_until or 0) then return false end
+  context.no_room_until = time + NO_ROOM_SECONDS
+  return true
+end
 
 -- Stores a token until expires_at, if that has not passed. refresh_at: from when on it is due for renewal.
 local function put_token(context, flight, authorization, refresh_at, expires_at)
   if expires_at <= now() then return end
   local is_stored, problem = context.store:put_token(flight.key, authorization, refresh_at, expires_at)
   if is_stored then return context.metrics:note_expiry(expires_at) end
-  log.write(ngx.WARN, ("key %s: its token does not fit into lua_shared_dict '%s' (%s), so the next request fetches it "
-    .. "again: make the dict larger (request %s)")
-    :format(context.store:shorten(flight.key), context.settings.dict, problem, flight.request_id))
+  if not is_news(context) then return end
+  log.write(ngx.WARN, NO_ROOM:format(context.settings.dict, problem, context.store:shorten(flight.key),
+    flight.request_id))
 end
 
 --- Stores the token of a flight. answer: what worker_thread.fetch returned. Returns its Authorization value.

@@ -51,13 +51,19 @@ local function read_open(file)
   return text
 end
 
+--- Returns a message of io.open without the path that it begins with.
+function private_file.cut_path(problem, path)
+  local beginning = path .. ": "
+  return problem:sub(1, #beginning) == beginning and problem:sub(#beginning + 1) or problem
+end
+
 --- Reads a file. Returns its text; or nil and what is wrong with it.
 function private_file.read(path)
   if not has_statx then return nil, "this system has no statx(), which is needed to check the mode of a file" end
   -- opening a pipe without a writer would wait for one
   if find_fault(AT_FDCWD, path, 0) == NOT_REGULAR then return nil, NOT_REGULAR end
   local file, problem = io.open(path, "rb")
-  if not file then return nil, problem end
+  if not file then return nil, private_file.cut_path(problem, path) end
   local text
   text, problem = read_open(file)
   file:close()

@@ -242,12 +242,12 @@ local function check(is_premature, self)
   if not ok then self.breaker:note_failure(failure, true) end
 end
 
---- Logs which Redis this machine uses, and tests it, so that a wrong setting is logged at the start. For
+--- Logs which Redis this machine is to use, and tests it, so that a wrong setting is logged at the start. For
 -- init_worker_by_lua, in one worker.
 function server_methods:start()
   local settings = self.settings
-  log.write(ngx.NOTICE, ("this machine shares tokens with the fleet through Redis at %s, database %d, %s, %s"):format(
-    self.place, settings.address.database, settings.address.is_tls and "with verified TLS" or "without TLS",
+  local line = "this machine will share tokens with the fleet through Redis at %s, database %d, %s, %s"
+  log.write(ngx.NOTICE, line:format(self.place, settings.address.database, settings.address.is_tls and "with verified TLS" or "without TLS",
     settings.address.user and ("as user '%s'"):format(settings.address.user) or "as the default user"))
   ngx.timer.at(0, check, self)
 end

@@ -144,13 +144,22 @@ function connection.make_target(address, is_tls, user, password, server_name)
   return target
 end
 
+local NO_RESOLVER = "nginx looks up no host names without a name server: add \"resolver ADDRESS;\" to the http context "
+  .. "of nginx.conf, or write an address in place of the name"
+
+-- Returns why there is no connection. problem: of ngx_lua.
+local function explain(problem)
+  if not problem:find("no resolver defined", 1, true) then return problem end
+  return problem .. "; " .. NO_RESOLVER
+end
+
 --- Connects, or takes an idle connection. Yields. target: see make_target. deadline: on clock.now(). Returns a
 -- connection, or nil and a failure.
 function connection.open(target, deadline)
   local socket = ngx.socket.tcp()
   if not limit(socket, deadline) then return fail_socket "timeout" end
   local ok, problem = connect(socket, target, deadline)
-  if not ok then return fail("connect", ("cannot connect (%s)"):format(problem)) end
+  if not ok then return fail("connect", ("cannot connect (%s)"):format(explain(problem))) end
   local self = setmetatable({ socket = socket, target = target, greetings = {} }, connection_meta)
   if socket:getreusedtimes() ~= 0 then return self end
   self.greetings = list_greetings(target)

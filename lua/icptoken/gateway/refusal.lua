@@ -20,12 +20,14 @@ local refusal = {}
 local DROP_SECONDS = 10
 local DISAGREE_SECONDS = 60
 local DISAGREE = "the registry rejects tokens that %s has just issued: check that option 'service' equals the "
-  .. "registry's auth.token.service, that its issuer and rootcertbundle are this cluster's, and that nginx.conf has "
-  .. "\"proxy_set_header Authorization $icptoken_authorization\""
+  .. "registry's auth.token.service, that its issuer and rootcertbundle are this cluster's, that its clock is right, "
+  .. "and that nginx.conf has \"proxy_set_header Authorization $icptoken_authorization\""
 
 -- The line in the log for a token that is dropped, by the registry's error (RFC 6750 section 3.1).
 local DROPPED = {
-  invalid_token = "key %s: the registry rejected its token as invalid; the next request fetches another (request %s)",
+  invalid_token = "key %s: the registry rejected its token as invalid; the next request fetches another. If this "
+    .. "repeats, compare the clocks of registry and cluster, option 'service' with the registry's auth.token.service, "
+    .. "and its issuer and rootcertbundle with the cluster's (request %s)",
   insufficient_scope = "key %s: the registry requires more access than its token grants; the next request fetches "
     .. "another (request %s)",
 }
