@@ -74,7 +74,7 @@ before_each(function() stub:reset() end)
 
 -- Each row is a listener with a bad certificate, and the hint that the message must contain.
 local BAD_CERTIFICATES = {
-  { "from an unknown CA", "unknown_ca", "no CA in %s has signed it" },
+  { "from an unknown CA", "unknown_ca", "no CA in %s has signed it: is it the CA of this cluster?" },
   { "for another host", "wrong_host", "set host to a name in the certificate" },
   { "that has expired", "expired", "have it renewed, or check this machine's clock" },
 }
@@ -233,12 +233,20 @@ describe("a file that cannot be read is named in the message", function()
     end)
   end
 
+  for path, words in pairs { [MISSING] = "cannot read the CA file %s: there is no such file",
+    ["/etc/passwd/ca.pem"] = "cannot read the CA file %s: its path goes through a file that is no directory" } do
+    it("as a cacert, and the message says why: " .. path, function()
+      refuse({ cacert = path }, words:format(path))
+    end)
+  end
+
   it("as a cacert that contains no certificate", function()
-    refuse({ cacert = stub.id_token_file }, "or it contains no CA", stub.id_token_file)
+    refuse({ cacert = stub.id_token_file },
+      ("the CA file %s contains no certificate in PEM format; it must"):format(stub.id_token_file))
   end)
 
   it("as a cacert that is a directory", function()
-    refuse({ cacert = stub.dir }, stub.dir)
+    refuse({ cacert = stub.dir }, stub.dir .. " is a directory; for a directory, use the option capath")
   end)
 end)
 

@@ -143,7 +143,9 @@ static void diagnose_cut(const struct transfer *transfer, const struct context *
                 "the answer of %s is not HTTP, or was cut off at once; check the port", where);
   else if (!transfer->ready || transfer->answer.head_bytes == 0) /* or they are a proxy's */
     failure_set(failure, FAILURE_NETWORK, true,
-                "the connection to %s was closed before an answer arrived", where);
+                "the connection to %s was closed before an answer arrived; is the service starting "
+                "or overloaded, or does a load balancer or firewall close it?",
+                where);
   else
     failure_set(failure, FAILURE_NETWORK, true, "the answer of %s was cut off", where);
 }
@@ -217,8 +219,7 @@ static void diagnose_error(const struct transfer *transfer, const struct context
     diagnose_tls_pin(context, failure);
     break;
   case CURLE_SSL_CACERT_BADFILE:
-    failure_set(failure, FAILURE_TLS, false, "cannot read the CA file %s, or it contains no CA",
-                context->settings->cacert != NULL ? context->settings->cacert : "of this machine");
+    diagnose_tls_ca(context, failure);
     break;
   case CURLE_BAD_FUNCTION_ARGUMENT: /* the result of libcurl 8.22 for a key that it cannot use */
   case CURLE_SSL_CERTPROBLEM:

@@ -3,8 +3,10 @@
  */
 #include "diagnose_tls.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "route.h"
@@ -36,7 +38,8 @@ static void explain_chain(const struct settings *settings, char *out, size_t siz
   if (settings->capath != NULL && access(settings->capath, R_OK | X_OK) != 0)
     snprintf(out, size, "; cannot read the directory %s of option capath", settings->capath);
   else if (settings->cacert != NULL)
-    snprintf(out, size, "; no CA in %s has signed it", settings->cacert);
+    snprintf(out, size, "; no CA in %s has signed it: is it the CA of this cluster?",
+             settings->cacert);
   else if (settings->capath != NULL)
     snprintf(out, size, "; no CA in %s has signed it (are its files hashed, as by c_rehash?)",
              settings->capath);
@@ -70,11 +73,45 @@ void diagnose_tls_certificate(const struct transfer *transfer, const struct cont
     snprintf(hint, sizeof hint, "; set host to a name in the certificate, and map it with resolve");
     break;
   default:
+    snprintf(hint, sizeof hint, "; have it replaced");
     break;
   }
   failure_set(failure, FAILURE_TLS, false, "cannot verify the certificate of %s%s: %s%s",
               tls_peer(transfer, context), context->endpoint->authority.data,
               scrub_sample(context->secrets, text, strlen(text), sample), hint);
+}
+
+static const char *explain_file(int number) {
+  switch (number) {
+  case ENOENT:
+    return "there is no such file";
+  case EACCES:
+    return "this user may not read it, or not enter a directory above it";
+  case ENOTDIR:
+    return "its path goes through a file that is no directory";
+  default:
+    return "it cannot be opened";
+  }
+}
+
+void diagnose_tls_ca(const struct context *context, struct failure *failure) {
+  const char *path = context->settings->cacert;
+  struct stat status;
+  if (path == NULL)
+    failure_set(failure, FAILURE_TLS, false,
+                "cannot read this machine's CA file, or it contains no CA; pass cacert = the "
+                "cluster's CA");
+  else if (access(path, R_OK) != 0 || stat(path, &status) != 0)
+    failure_set(failure, FAILURE_TLS, false, "cannot read the CA file %s: %s", path,
+                explain_file(errno));
+  else if (S_ISDIR(status.st_mode))
+    failure_set(failure, FAILURE_TLS, false,
+                "the CA file %s is a directory; for a directory, use the option capath", path);
+  else
+    failure_set(failure, FAILURE_TLS, false,
+                "the CA file %s contains no certificate in PEM format%s; it must have a line "
+                "-----BEGIN CERTIFICATE-----",
+                path, S_ISREG(status.st_mode) ? "" : ", or too much");
 }
 
 static bool is_unreadable(const char *path) { return path != NULL && access(path, R_OK) != 0; }

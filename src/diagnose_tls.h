@@ -13,6 +13,9 @@
 void diagnose_tls_certificate(const struct transfer *transfer, const struct context *context,
                               struct failure *failure);
 
+/* The same for a CA file that libcurl cannot use. */
+void diagnose_tls_ca(const struct context *context, struct failure *failure);
+
 /* The same for the client's own certificate and key. */
 void diagnose_tls_client_certificate(const struct context *context, struct failure *failure);
 
