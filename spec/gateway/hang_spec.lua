@@ -216,7 +216,8 @@ describe("requests whose clients disconnected", function()
   local MAX_REQUESTS = 2000
   -- one in this many
   local UPLOADS = 10
-  -- A heap grows in steps, for some rounds in a row even, and a leak grows in every round: this is a leak of 400 bytes per request for each worker.
+  -- A heap grows in steps, even for some rounds in a row; a leak grows in every round: this is a leak of 400 bytes per
+  -- request for each worker.
   local MAX_GROWTH_KILOBYTES, MAX_MORE_DESCRIPTORS = 400, 16
   local small
 
