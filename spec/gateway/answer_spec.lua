@@ -399,7 +399,8 @@ describe("a gateway", function()
       local gate = bed:start { gateway = ("%s = %q"):format(option, path) }
       gateway_bed.await("the line", function() return gate:log():find("[emerg]", 1, true) end)
       assert.matches(("icptoken: option '%s': nginx's workers cannot read the file, so token requests will fail: %s: "
-        .. "No such file or directory (check the path in the option), context"):format(option, path), gate:log(), 1, true)
+        .. "No such file or directory (check the path in the option), context"):format(option, path), gate:log(), 1,
+        true)
       assert.equal(1, select(2, gate:log():gsub("%[emerg%]", "")))
       gate:stop()
     end

@@ -246,8 +246,8 @@ describe("a token that the registry", function()
     for _ = 1, 10 do assert.equal(200, load.request(gate.port, bed:request(target)).status) end
     assert.equal(2, #bed.stub:requests())
     assert.equal(dropped + 1, read_metric(gate, "icptoken_dropped_total"))
-    assert.matches("key %x%x%x%x%x%x%x%x: the registry rejected its token as invalid; the next request fetches another. "
-      .. "If this repeats, compare the clocks of registry and cluster, option 'service'", gate:log())
+    assert.matches("key %x%x%x%x%x%x%x%x: the registry rejected its token as invalid; the next request fetches "
+      .. "another. If this repeats, compare the clocks of registry and cluster, option 'service'", gate:log())
   end)
 
   it("rejects as invalid although it is new causes one line in the log, which says what to compare", function()
@@ -256,7 +256,8 @@ describe("a token that the registry", function()
       for _ = 1, 3 do load.request(fresh.port, make_refused(bed, INVALID, ("/v2/new%d/manifests/1"):format(i))) end
     end
     local line = fresh:log():match "%[error%] [^\n]*"
-    for _, words in ipairs { "'service'", "auth.token.service", "rootcertbundle", "clock", "$icptoken_authorization" } do
+    for _, words in ipairs { "'service'", "auth.token.service", "rootcertbundle", "clock",
+      "$icptoken_authorization" } do
       assert.matches(words, line, 1, true)
     end
     assert.equal(1, select(2, fresh:log():gsub("%[error%]", "")))

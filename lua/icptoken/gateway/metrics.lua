@@ -3,7 +3,6 @@
 --
 -- Counters and histograms add up over all rows. A gauge adds up over the workers that are running. A reading is not
 -- counted, but computed when the metrics are rendered (readings.lua).
-
 --
 -- A scrape has to be cheap, also for a worker that is scraped so seldom that none of this is in the processor's caches.
 -- So a text is made again only if its numbers have changed since the last scrape, and is never older than these.

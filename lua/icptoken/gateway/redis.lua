@@ -245,10 +245,10 @@ end
 --- Logs which Redis this machine is to use, and tests it, so that a wrong setting is logged at the start. For
 -- init_worker_by_lua, in one worker.
 function server_methods:start()
-  local settings = self.settings
-  local line = "this machine will share tokens with the fleet through Redis at %s, database %d, %s, %s"
-  log.write(ngx.NOTICE, line:format(self.place, settings.address.database, settings.address.is_tls and "with verified TLS" or "without TLS",
-    settings.address.user and ("as user '%s'"):format(settings.address.user) or "as the default user"))
+  local address = self.settings.address
+  log.write(ngx.NOTICE, ("this machine will share tokens with the fleet through Redis at %s, database %d, %s, %s"):format(
+    self.place, address.database, address.is_tls and "with verified TLS" or "without TLS",
+    address.user and ("as user '%s'"):format(address.user) or "as the default user"))
   ngx.timer.at(0, check, self)
 end
 
