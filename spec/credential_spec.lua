@@ -17,7 +17,7 @@ before_each(function() stub:reset() end)
 
 -- A client over plain http, which avoids handshakes.
 local function open(id_token, changes)
-  local options = { id_token = id_token, timeout = 100, retries = 0,
+  local options = { id_token = id_token, timeout = 100, connect_timeout = 100, retries = 0,
     url = ("http://127.0.0.1:%d%s"):format(stub.ports.http, PATH) }
   for name, value in pairs(changes or {}) do options[name] = value end
   return icptoken.new(options)

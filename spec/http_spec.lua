@@ -18,7 +18,7 @@ local function make_url(host, port)
 end
 
 local function options(changes)
-  local all = { id_token = stub.id_token, timeout = 100 }
+  local all = { id_token = stub.id_token, timeout = 100, connect_timeout = 100 }
   for name, value in pairs(changes) do all[name] = value end
   return all
 end
@@ -102,7 +102,7 @@ end)
 
 describe("a proxy of the environment", function()
   local FETCH = [[
-    local options = { url = arg[1], id_token_file = arg[2], allow_http = true, timeout = 100 }
+    local options = { url = arg[1], id_token_file = arg[2], allow_http = true, timeout = 100, connect_timeout = 100 }
     if arg[3] then options.resolve = { [arg[3] ] = "127.0.0.1" } end
     assert(require "icptoken".fetch(options))
   ]]

@@ -25,7 +25,7 @@ describe("when memory runs out", function()
     icp = stub.share()
     icptoken = require "icptoken"
     options = { host = "localhost", port = icp.ports.h1, cacert = icp.ca, id_token = icp.id_token,
-      service = "token-service", scope = "repository:a/b:pull", retries = 0, timeout = 100,
+      service = "token-service", scope = "repository:a/b:pull", retries = 0, timeout = 100, connect_timeout = 100,
       headers = { ["X-One"] = "1", ["X-Two"] = "2" },
       resolve = { ["mycluster.icp:8443"] = "127.0.0.1" } }
   end)
@@ -350,7 +350,7 @@ describe("when memory runs out", function()
 
   local function login_options()
     return { host = "localhost", port = icp.ports.h1, cacert = icp.ca, username = icp.username,
-      password = icp.password, retries = 0, timeout = 100 }
+      password = icp.password, retries = 0, timeout = 100, connect_timeout = 100 }
   end
 
   local function subject_login()

@@ -21,7 +21,7 @@ describe("a client in its process", function()
   before_each(function()
     icp:reset()
     options = { host = "localhost", port = icp.ports.h1, cacert = icp.ca, id_token = icp.id_token,
-      retries = 0, timeout = 100 }
+      retries = 0, timeout = 100, connect_timeout = 100 }
   end)
 
   local function script(body)

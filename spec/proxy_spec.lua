@@ -18,7 +18,8 @@ local function make_proxy(port)
 end
 
 local function options(changes)
-  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100 }
+  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100,
+    connect_timeout = 100 }
   for name, value in pairs(changes or {}) do all[name] = value or nil end
   return all
 end
@@ -124,7 +125,7 @@ end)
 describe("the environment's proxy", function()
   local FETCH = [[
     local options = { host = "localhost", port = tonumber(arg[1]), cacert = arg[2], id_token_file = arg[3],
-      timeout = 100, retries = 0 }
+      timeout = 100, connect_timeout = 100, retries = 0 }
     for i = 4, #arg, 2 do options[arg[i] ] = arg[i + 1] end
     local token, message, code = require "icptoken".fetch(options)
     print(token and "token" or code, message)

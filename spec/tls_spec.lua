@@ -13,7 +13,8 @@ local stub
 local made_paths
 
 local function options(changes)
-  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100 }
+  local all = { host = "localhost", port = stub.port, cacert = stub.ca, id_token = stub.id_token, timeout = 100,
+    connect_timeout = 100 }
   for name, value in pairs(changes or {}) do all[name] = value or nil end
   return all
 end
@@ -202,7 +203,7 @@ describe("a client certificate", function()
         local icptoken = require "icptoken"
         local port, cacert, cert, key = arg[1], arg[2], arg[3], arg[4]
         local _, message, code = icptoken.fetch { host = "localhost", port = tonumber(port), cacert = cacert,
-          anonymous = true, cert = cert, key = key, timeout = 100 }
+          anonymous = true, cert = cert, key = key, timeout = 100, connect_timeout = 100 }
         print(code, message)
       ]],
       args = { tostring(stub.ports.client_cert), stub.ca, stub.client_cert, stub.client_encrypted_key },
@@ -286,7 +287,8 @@ end)
 
 local FETCH = [[
   local icptoken = require "icptoken"
-  local options = { host = "localhost", port = tonumber(arg[1]), id_token_file = arg[2], timeout = 100, retries = 0 }
+  local options = { host = "localhost", port = tonumber(arg[1]), id_token_file = arg[2], timeout = 100,
+    connect_timeout = 100, retries = 0 }
   for i = 3, #arg, 2 do options[arg[i] ] = arg[i + 1] == "yes" or arg[i + 1] end
   local token, message, code = icptoken.fetch(options)
   print(token and "token" or code, message)
