@@ -246,9 +246,9 @@ end
 -- init_worker_by_lua, in one worker.
 function server_methods:start()
   local address = self.settings.address
-  log.write(ngx.NOTICE, ("this machine will share tokens with the fleet through Redis at %s, database %d, %s, %s"):format(
-    self.place, address.database, address.is_tls and "with verified TLS" or "without TLS",
-    address.user and ("as user '%s'"):format(address.user) or "as the default user"))
+  log.write(ngx.NOTICE, ("this machine will share tokens with the fleet through Redis at %s, database %d, %s, %s")
+    :format(self.place, address.database, address.is_tls and "with verified TLS" or "without TLS",
+      address.user and ("as user '%s'"):format(address.user) or "as the default user"))
   ngx.timer.at(0, check, self)
 end
 
