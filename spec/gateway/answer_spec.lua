@@ -406,6 +406,17 @@ describe("a gateway", function()
     end
   end)
 
+  it("whose threads are too few says so in one line while the cluster hangs #deep", function()
+    local gate = bed:start { workers = 1, gateway = 'thread_pool = "few"', main = "thread_pool few threads=2;" }
+    assert.equal(200, load.request(gate.port, bed:request "/v2/known/manifests/1").status)
+    bed.stub:plan { raw = "", ["end"] = "hold", times = "forever" }
+    local answers = load.run(gate.port, 8, function(i) return bed:request(("/v2/few%d/manifests/1"):format(i)) end, 8)
+    assert.same({ [504] = 8 }, load.count(answers))
+    assert.equal(1, select(2, gate:log():gsub("token requests are waiting for a worker thread: thread_pool 'few'", "")))
+    gate:stop()
+    bed.stub:reset()
+  end)
+
   it("without its thread pool says so in one line, and answers with 503", function()
     local gate = bed:start { workers = 1, gateway = 'thread_pool = "missing"' }
     gateway_bed.await("the line", function() return gate:log():find("[emerg]", 1, true) end)
