@@ -53,6 +53,14 @@ local function compute_median(values)
   return (sorted[math.floor(middle)] + sorted[math.ceil(middle)]) / 2
 end
 
+-- Returns the quarters between which the middle half of the ratios of two rows is.
+local function find_quarters(values, row, other)
+  local ratios = {}
+  for i, value in ipairs(values[row]) do ratios[i] = value / values[other][i] end
+  table.sort(ratios)
+  return ratios[math.ceil(#ratios / 4)], ratios[math.ceil(#ratios * 3 / 4)]
+end
+
 -- Returns the median over the rounds of combine's result for two rows.
 local function compare(values, row, other, combine)
   local compared = {}
@@ -127,6 +135,8 @@ function print_table.watched(results)
   end
   print(("medians of %d turns; worker us: CPU time of the workers, for all that they did, a request")
     :format(#results.pages))
+  print(("half of the ratios (b) / (c) of single turns are from %.3f to %.3f: the wider, the more turns it takes")
+    :format(find_quarters(costs, "files", "pages")))
   print_aim("gateway, a loop of scrapes and page loads", "a loop that loads files, CPU time",
     compare(costs, "files", "pages", divide))
 end
