@@ -50,8 +50,8 @@ int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length) {
 /* Replaces libcurl's function. After a failed transfer, route.c has libcurl prepare a connection
  * and refuses it, to see whether it would go to a proxy. That takes a tenth of the time, and does
  * not depend on the input. */
-CURLcode curl_easy_perform(CURL *easy) {
-  (void)easy;
+CURLcode curl_easy_perform(CURL *curl) {
+  (void)curl;
   return CURLE_COULDNT_CONNECT;
 }
 
