@@ -1,9 +1,10 @@
 -- Replaces the WWW-Authenticate of an answer from upstream.
 --
--- Assigning to ngx.header does that, except in ngx_lua 0.10.30: it looks for the header in nginx's own list of
--- challenges (headers_out.www_authenticate), to which nginx does not add those of an upstream, so they remain (fixed in
--- 0.10.31). ngx_lua finds other headers by name. So in that version the upstream's challenges are renamed in place to
--- such a header, which is then cleared.
+-- Assigning to ngx.header does that, except in the first three release candidates of ngx_lua 0.10.31 (OpenResty
+-- 1.29.2.4 and 1.29.2.5 contain the second): they look for the header in nginx's own list of challenges
+-- (headers_out.www_authenticate), to which nginx does not add those of an upstream, so they remain. ngx_lua finds other
+-- headers by name. So in those versions the upstream's challenges are renamed in place to such a header, which is then
+-- cleared.
 
 local ffi = require "ffi"
 local base = require "resty.core.base"
