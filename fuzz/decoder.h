@@ -10,19 +10,27 @@
 
 #include "../src/json.h"
 
+static void decoder_open_library(lua_State *L, const char *name, lua_CFunction open) {
+  lua_pushcfunction(L, open);
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
+  lua_setglobal(L, name);
+}
+
 static lua_State *decoder_open(void) {
   lua_State *L = luaL_newstate();
   if (L == NULL) abort();
-  luaL_requiref(L, LUA_GNAME, luaopen_base, 1);
-  luaL_requiref(L, LUA_LOADLIBNAME, luaopen_package, 1);
-  lua_settop(L, 0);
+  decoder_open_library(L, "_G", luaopen_base);
+  decoder_open_library(L, LUA_LOADLIBNAME, luaopen_package);
   json_push_decoder(L);
+#ifdef LUA_LOADED_TABLE /* since Lua 5.3; scripts/fuzz builds with 5.4 */
   lua_newtable(L);
   lua_rawseti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
   lua_pushnil(L);
   lua_setfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushnil(L);
   lua_setfield(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+#endif
   return L;
 }
 

@@ -86,15 +86,18 @@ static const char script[] =
 /* A state whose only value is the function that makes an exchange. It has only the libraries that
  * the script and the module need, because collecting garbage takes as long as the state is big. */
 static lua_State *open_state(void) {
-  static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base},
+  static const luaL_Reg libraries[] = {{"_G", luaopen_base},
                                        {LUA_LOADLIBNAME, luaopen_package},
                                        {LUA_STRLIBNAME, luaopen_string},
                                        {LUA_MATHLIBNAME, luaopen_math}};
   lua_State *L = luaL_newstate();
   if (L == NULL) abort();
-  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
-    luaL_requiref(L, libraries[i].name, libraries[i].func, 1);
-  lua_settop(L, 0);
+  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+    lua_pushcfunction(L, libraries[i].func);
+    lua_pushstring(L, libraries[i].name);
+    lua_call(L, 1, 1);
+    lua_setglobal(L, libraries[i].name);
+  }
   if (luaL_loadstring(L, script) != 0) abort();
   lua_pushcfunction(L, luaopen_icptoken);
   lua_call(L, 0, 1);
