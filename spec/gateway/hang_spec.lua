@@ -216,16 +216,20 @@ describe("requests whose clients disconnected", function()
   local MAX_REQUESTS = 2000
   -- one in this many
   local UPLOADS = 10
-  -- A heap grows in steps, even for some rounds in a row; a leak grows in every round: this is a leak of 400 bytes per
-  -- request for each worker.
-  local MAX_GROWTH_KILOBYTES, MAX_MORE_DESCRIPTORS = 400, 16
+  -- Memory grows in steps, even for some rounds in a row; a leak grows in every round. This is what a worker may have
+  -- more each time, in kilobytes: in use by Lua and by malloc after SPAN rounds (so 30 bytes for each of its requests
+  -- are a leak if there are 10,000), and resident after one round, which includes the Lua states of threads.
+  local MAX_IN_USE_GROWTH, SPAN, MAX_RESIDENT_GROWTH = 150, 5, 400
+  local MAX_MORE_DESCRIPTORS = 16
   local small
 
   setup(function()
     -- Tokens that fill a large dict would look like a leak. So would refused uploads: nginx itself keeps a connection
     -- for keepalive_timeout if the client resets it in the middle of a body that nginx discards. So none is refused:
     -- there is room for all in the queue, and time for all, however slow the machine.
-    small = bed:start { dict = "128k", locations = gateway_probe.LOCATIONS,
+    local in_use = gateway_probe.IN_USE
+    small = bed:start { dict = "128k", locations = gateway_probe.LOCATIONS .. in_use.locations,
+      lua_path = in_use.lua_path, servers = in_use.servers,
       gateway = "timeout = 60, max_queue = " .. MAX_REQUESTS }
   end)
 
@@ -238,34 +242,38 @@ describe("requests whose clients disconnected", function()
     await_idle(small)
   end
 
-  -- A list of readings of each worker.
-  local function note_state(workers, read, notes)
+  -- Adds readings of each worker to the lists of its notes.
+  local function note_state(workers, notes)
+    local in_use = gateway_probe.read_in_use(small.port, #workers)
     for _, pid in ipairs(workers) do
-      notes[pid] = notes[pid] or {}
-      table.insert(notes[pid], read(pid))
+      notes[pid] = notes[pid] or { lua = {}, malloc = {}, resident = {}, descriptors = {} }
+      table.insert(notes[pid].lua, in_use[pid].lua)
+      table.insert(notes[pid].malloc, in_use[pid].malloc)
+      table.insert(notes[pid].resident, gateway_probe.read_memory(pid))
+      table.insert(notes[pid].descriptors, gateway_probe.count_descriptors(pid))
     end
   end
 
-  local function compute_least_growth(notes)
+  local function assert_grows_less(what, readings, span, limit)
     local least = math.huge
-    for i = 2, #notes do least = math.min(least, notes[i] - notes[i - 1]) end
-    return least
+    for i = 1 + span, #readings do least = math.min(least, readings[i] - readings[i - span]) end
+    assert.is_true(least < limit, ("%s, in kB: at least %d more, %d round(s) later: %s"):format(what, least, span,
+      table.concat(readings, " ")))
   end
 
   local function assert_no_growth(requests)
-    local workers, memory, descriptors = gateway_bed.await_workers(small, 2), {}, {}
+    local workers, notes = gateway_bed.await_workers(small, 2), {}
     bed.stub:plan { delay = { before = 0.05 }, times = "forever" }
     for round = 1, FIRST_ROUNDS + ROUNDS do
       abandon_all(round, requests)
-      if round >= FIRST_ROUNDS then
-        note_state(workers, gateway_probe.read_memory, memory)
-        note_state(workers, gateway_probe.count_descriptors, descriptors)
-      end
+      if round >= FIRST_ROUNDS then note_state(workers, notes) end
     end
     for _, pid in ipairs(workers) do
-      local grown = compute_least_growth(memory[pid])
-      assert.is_true(grown < MAX_GROWTH_KILOBYTES, grown .. " kB more in every round")
-      local more = descriptors[pid][ROUNDS + 1] - descriptors[pid][1]
+      local own = notes[pid]
+      assert_grows_less("in use by Lua", own.lua, SPAN, MAX_IN_USE_GROWTH)
+      assert_grows_less("in use by malloc", own.malloc, SPAN, MAX_IN_USE_GROWTH)
+      assert_grows_less("resident", own.resident, 1, MAX_RESIDENT_GROWTH)
+      local more = own.descriptors[ROUNDS + 1] - own.descriptors[1]
       assert.is_true(more < MAX_MORE_DESCRIPTORS, more .. " descriptors more")
     end
   end

@@ -87,6 +87,29 @@ function gateway_probe.read_memory(pid)
   return tonumber(files.read("/proc/" .. pid .. "/status"):match "VmRSS:%s*(%d+)")
 end
 
+--- More for the options of a gateway whose memory is read: `locations`, `lua_path` and `servers`. nginx would keep as
+-- many coroutines as requests have ever been handled at once.
+gateway_probe.IN_USE = {
+  lua_path = "@ROOT@/spec/?.lua;", servers = "lua_thread_cache_max_entries 0;",
+  locations = [[
+    location = /in_use {
+      content_by_lua_block { ngx.print(table.concat({ require "support.worker_memory".read() }, " ")) }
+    }
+  ]],
+}
+
+--- The kilobytes that each of a gateway's workers has in use: { lua = ..., malloc = ... } by its process id.
+function gateway_probe.read_in_use(port, workers)
+  local found = {}
+  for pid, connections in pairs(gateway_probe.reach_workers(port, workers, 1)) do
+    local answer = load.perform(port, { target = "/in_use" }, connections[1])
+    local lua, malloc = answer.body:match "^(%S+) (%S+)$"
+    found[pid] = { lua = tonumber(lua), malloc = tonumber(malloc) }
+    connections[1].connection:close()
+  end
+  return found
+end
+
 --- How many descriptors a process has open.
 function gateway_probe.count_descriptors(pid)
   local process = assert(io.popen("ls /proc/" .. pid .. "/fd"))
