@@ -133,8 +133,8 @@ local function count_active(self)
   return tonumber(status.body:match "Writing: (%d+)") - 1
 end
 
--- Sends a signal to nginx when it has this many requests and most wait for the endpoint. Returns the answers.
-local function signal_under_load(self, signal, prefix, count)
+-- Calls act() when nginx has this many requests and most wait for the endpoint. Returns the answers.
+local function act_under_load(self, act, prefix, count)
   slow_down(self)
   local answers, tasks, answered = {}, {}, 0
   for i = 1, count do
@@ -145,7 +145,7 @@ local function signal_under_load(self, signal, prefix, count)
   end
   tasks[count + 1] = function()
     await("requests in progress", function() return count_active(self) + answered >= count end)
-    testkit.kill(self.server.pid, signal)
+    act()
   end
   load.together(unpack(tasks))
   self.stub:reset()
@@ -154,7 +154,8 @@ end
 
 local function reload(self)
   local before = self.server:workers()
-  check_statuses(self, "during a reload", signal_under_load(self, "HUP", "reload-", 20), 200)
+  local function act() testkit.kill(self.server.pid, "HUP") end
+  check_statuses(self, "during a reload", act_under_load(self, act, "reload-", 20), 200)
   await("the old workers to exit", function()
     for _, pid in ipairs(self.server:workers()) do
       if pid == before[1] or pid == before[2] then return false end
@@ -175,12 +176,36 @@ end
 
 -- nginx finishes its requests before a graceful shutdown.
 local function quit(self)
-  check_statuses(self, "during a graceful shutdown", signal_under_load(self, "QUIT", "quit-", 12), 200)
+  local function act() testkit.kill(self.server.pid, "QUIT") end
+  check_statuses(self, "during a graceful shutdown", act_under_load(self, act, "quit-", 12), 200)
   await_exit(self)
 end
 
+-- Whether a process has ended; its parent has not noticed it yet.
+local function is_zombie(pid)
+  local file = assert(io.open(("/proc/%d/stat"):format(pid), "rb"))
+  local state = file:read("*a"):match "^.*%) (%a)"
+  file:close()
+  return state == "Z"
+end
+
+-- A master that is terminated kills the workers that have not exited about a second later, before a slow one has
+-- written valgrind's summary. So the master is stopped until they have exited.
 local function terminate(self)
-  signal_under_load(self, "TERM", "terminate-", 12)
+  local function act()
+    local workers = self.server:workers()
+    testkit.kill(self.server.pid, "STOP")
+    for _, pid in ipairs(workers) do testkit.kill(pid, "TERM") end
+    await("the workers to exit", function()
+      for _, pid in ipairs(workers) do
+        if not is_zombie(pid) then return false end
+      end
+      return true
+    end)
+    testkit.kill(self.server.pid, "TERM")
+    testkit.kill(self.server.pid, "CONT")
+  end
+  act_under_load(self, act, "terminate-", 12)
   await_exit(self)
 end
 
