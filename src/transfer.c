@@ -130,8 +130,11 @@ static void set_addresses(const struct setup *setup, struct transfer *transfer,
 /* Before 8.1 a handle keeps a pointer to the last header of its answer when it frees that for the
  * next request, and appends an answer's first header to it if that is a continuation line
  * (obs-fold, RFC 9112 section 5.2). Any endpoint can send one. */
-static bool keeps_freed_header(void) {
-  return curl_version_info(CURLVERSION_NOW)->version_num < 0x080100;
+static bool keeps_freed_header(unsigned version) { return version < 0x080100; }
+
+/* In 8.14 a handle does not free the name of a failed look-up before the next one. */
+static bool loses_looked_up_name(unsigned version) {
+  return version >= 0x080e00 && version < 0x080f00;
 }
 
 bool transfer_open(struct transfer *transfer, struct pool *pool, const struct endpoint *endpoint,
@@ -142,7 +145,9 @@ bool transfer_open(struct transfer *transfer, struct pool *pool, const struct en
   if (setup.easy == NULL) return setup_note(&setup, CURLE_OUT_OF_MEMORY, "curl_easy_init");
   *problem = (struct transfer_problem){CURLE_OK, NULL};
   transfer->body_limit = (size_t)settings->max_body_bytes;
-  transfer->keeps_header = keeps_freed_header(); /* once: curl_version_info formats strings */
+  unsigned version = curl_version_info(CURLVERSION_NOW)->version_num; /* it formats strings */
+  transfer->keeps_header = keeps_freed_header(version);
+  transfer->loses_name = loses_looked_up_name(version);
   set_headers(&setup, transfer, settings);
   set_behaviour(&setup, transfer);
   trust_set(&setup, settings);
@@ -222,12 +227,20 @@ static CURLcode set_url(struct transfer *transfer, const char *url) {
   return buffer_append_string(&transfer->url, url) ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 }
 
-/* Makes sure that the handle has no data of an earlier answer to which libcurl would write. The
- * connections belong to the pool, and stay. False if out of memory. */
+/* Whether the handle has data of an earlier request that libcurl would write to, or never free. */
+static bool must_replace(const struct transfer *transfer) {
+  bool lookup_failed = transfer->result == CURLE_COULDNT_RESOLVE_HOST ||
+                       transfer->result == CURLE_COULDNT_RESOLVE_PROXY;
+  return transfer->used && (transfer->keeps_header || (transfer->loses_name && lookup_failed));
+}
+
+/* Replaces the handle if it must be replaced. The connections belong to the pool, and stay. False
+ * if out of memory. */
 static bool ready_handle(struct transfer *transfer) {
-  bool used = transfer->used;
+  bool replace = must_replace(transfer);
   transfer->used = true;
-  if (!used || !transfer->keeps_header) return true;
+  transfer->result = CURLE_OK;
+  if (!replace) return true;
   CURL *copy = curl_easy_duphandle(transfer->easy);
   if (copy == NULL) return false;
   curl_easy_cleanup(transfer->easy);
@@ -239,7 +252,6 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
                         int64_t timeout_ms, int64_t connect_timeout_ms) {
   transfer_forget_answer(transfer);
   transfer->finished = false;
-  transfer->result = CURLE_OK;
   transfer->ready = false;
   transfer->cut_at_ms = 0;
   transfer->error[0] = '\0';

@@ -34,6 +34,7 @@ struct transfer {
   int64_t cut_at_ms;        /* when to stop reading the body; 0 for never (steady clock) */
   bool used;                /* the handle has run a request */
   bool keeps_header;        /* libcurl before 8.1: a used handle must be replaced */
+  bool loses_name;          /* libcurl 8.14: one whose look-up failed must be replaced */
   bool active;              /* libcurl is performing it */
   bool finished;
   bool fresh; /* the handle is set to open a connection for each request */
