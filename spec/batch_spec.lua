@@ -484,6 +484,21 @@ describe("the time limit", function()
     end)
   end)
 
+  it("of one stream after another does not close the connection that replaces theirs", function()
+    local STREAMS = 100 -- so many that they neither start nor time out at once
+    timing.try(function(scale)
+      stub:reset()
+      local client = open { timeout = scale, parallel = STREAMS, retries = 0, http_version = "2" }
+      assert(client:fetch())
+      stub:plan { delay = { before = 600 }, times = STREAMS }
+      local tokens, errors = client:fetch_all(make_requests(2 * STREAMS))
+      client:close()
+      assert.equal(STREAMS, (count_failed(2 * STREAMS, tokens, errors)))
+      for n = 1, STREAMS do assert.is_table(errors[n], n) end
+      assert.equal(2, stub:accepted().https)
+    end)
+  end)
+
   it("starts for each request when the request begins", function()
     local client = open_plain { timeout = 0.2, parallel = 1 }
     stub:plan { delay = { before = 600 }, times = "forever" }

@@ -169,8 +169,7 @@ static void end_attempt(struct exchange *exchange, struct pool *pool,
                         const struct context *context) {
   struct transfer *transfer = &exchange->transfer;
   transfer_stop(transfer, pool);
-  if (transfer->result == CURLE_OPERATION_TIMEDOUT)
-    pool_note_timeout(pool, transfer->received_before == pool->received);
+  if (transfer->result == CURLE_OPERATION_TIMEDOUT) pool_note_timeout(pool, transfer->start);
   drop_spares(exchange, pool);
   diagnose_transfer(transfer, context, exchange->failure);
   if (transfer->result != CURLE_OK && diagnose_lookup_timed_out(transfer, context))

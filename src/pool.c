@@ -238,9 +238,16 @@ void pool_drop_unclean(struct pool *pool) {
   pool->timed_out = false;
 }
 
-void pool_note_timeout(struct pool *pool, bool silent) {
-  pool->timed_out = pool->multiplexed;
-  if (pool->multiplexed && silent) drop_sockets(pool, true);
+struct pool_mark pool_mark(const struct pool *pool) {
+  return (struct pool_mark){pool->received, pool->drops};
+}
+
+void pool_note_timeout(struct pool *pool, struct pool_mark start) {
+  if (!pool->multiplexed || start.drops != pool->drops) return;
+  pool->timed_out = true;
+  if (start.received != pool->received) return;
+  drop_sockets(pool, true);
+  pool->drops++;
 }
 
 void pool_close(struct pool *pool) {

@@ -34,6 +34,7 @@ struct pool {
   bool multiplexed;  /* HTTP/2: a server may send at any time; set before the pool is opened */
   bool timed_out;    /* a request did, and its connection may still be there */
   uint64_t received; /* how often a part of an answer has arrived */
+  uint64_t drops;    /* how often all connections were closed because a request timed out */
   long kept; /* idle connections to keep, and streams of one; set before the pool is opened */
 };
 
@@ -68,10 +69,18 @@ int pool_adopt(struct pool *pool);
  * After pool_note_timeout it closes all of them. Does nothing while a transfer is in progress. */
 void pool_drop_unclean(struct pool *pool);
 
+/* What had happened when a request was started. */
+struct pool_mark {
+  uint64_t received, drops;
+};
+
+struct pool_mark pool_mark(const struct pool *pool);
+
 /* Notes that a request timed out. With HTTP/2 libcurl keeps its connection, which may be dead, such
- * as one that a NAT has dropped: then each later request would time out on it, too. silent: nothing
- * has arrived for any request since it was sent; then all connections are closed at once. */
-void pool_note_timeout(struct pool *pool, bool silent);
+ * as one that a NAT has dropped: then each later request would time out on it, too. If nothing has
+ * arrived for any request since this one was started, all connections are closed at once. If they
+ * were closed since then, its own was among them, and those that are open now are new. */
+void pool_note_timeout(struct pool *pool, struct pool_mark start);
 
 /* Makes an easy handle open and close its sockets through the opener's pool. Opening one also sets
  * CURLOPT_VERBOSE, without which libcurl does not pass the TLS handshake to the handle's debug

@@ -265,7 +265,7 @@ CURLcode transfer_start(struct transfer *transfer, struct pool *pool, const char
   curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
   curl_easy_setopt(transfer->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)connect_timeout_ms);
   pool_drop_unclean(pool);
-  transfer->received_before = pool->received;
+  transfer->start = pool_mark(pool);
   if (curl_multi_add_handle(pool->multi, transfer->easy) != CURLM_OK) return CURLE_OUT_OF_MEMORY;
   transfer->active = true;
   pool->active++;

@@ -30,12 +30,12 @@ struct transfer {
   struct opener opener;
   uint64_t credential_serial; /* version of the credential last set; see session_authorize */
   size_t body_limit;
-  uint64_t received_before; /* the pool's count when the request was started */
-  int64_t cut_at_ms;        /* when to stop reading the body; 0 for never (steady clock) */
-  bool used;                /* the handle has run a request */
-  bool keeps_header;        /* libcurl before 8.1: a used handle must be replaced */
-  bool loses_name;          /* libcurl 8.14: one whose look-up failed must be replaced */
-  bool active;              /* libcurl is performing it */
+  struct pool_mark start; /* when the request was started */
+  int64_t cut_at_ms;      /* when to stop reading the body; 0 for never (steady clock) */
+  bool used;              /* the handle has run a request */
+  bool keeps_header;      /* libcurl before 8.1: a used handle must be replaced */
+  bool loses_name;        /* libcurl 8.14: one whose look-up failed must be replaced */
+  bool active;            /* libcurl is performing it */
   bool finished;
   bool fresh; /* the handle is set to open a connection for each request */
   bool ready; /* a connection, including TLS and tunnel, was ready for the request */
