@@ -181,7 +181,7 @@ local function quit(self)
   await_exit(self)
 end
 
--- Whether a process has ended; its parent has not noticed it yet.
+-- Whether a process has exited, and its parent has not waited for it yet.
 local function is_zombie(pid)
   local file = assert(io.open(("/proc/%d/stat"):format(pid), "rb"))
   local state = file:read("*a"):match "^.*%) (%a)"
