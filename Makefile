@@ -72,7 +72,12 @@ $(BUILD)/%.o: %.c Makefile
 
 -include $(OBJECTS:.o=.d) $(BUILD)/spec/support/testkit.d
 
-for-specs: $(MODULE) $(BUILD)/testkit.so $(PRELOADS)
+# The fake ICP's, which spends most of its start on making one.
+build/token_key.pem:
+	@mkdir -p $(@D)
+	@umask 077 && openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $@.$$$$ && mv $@.$$$$ $@
+
+for-specs: $(MODULE) $(BUILD)/testkit.so $(PRELOADS) build/token_key.pem
 
 setup: ## install what the build, the demo and the tests need (Debian and derivatives)
 	@scripts/setup test

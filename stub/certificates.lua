@@ -108,8 +108,18 @@ local function write_encrypted_key(path, key, password)
   crypto.BIO_free(input)
 end
 
---- Creates all of them. Returns a table whose members are { certificate =, key = }.
-function certificates.make_all()
+-- The key that signs tokens, from a file in PEM if there is one.
+local function get_token_key(path)
+  if not path then return pkey.new { type = "RSA", bits = 2048 } end
+  local file = assert(io.open(path))
+  local pem = file:read "*a"
+  file:close()
+  return pkey.new(pem)
+end
+
+--- Creates all of them. Returns a table whose members are { certificate =, key = }. token_key: the path of a file with
+-- an RSA key in PEM, which signs tokens instead of a new one.
+function certificates.make_all(token_key)
   local hosts, addresses = { "localhost", "mycluster.icp" }, { "127.0.0.1", "::1" }
   local authority, other_authority = make_authority "stub CA", make_authority "other stub CA"
   return {
@@ -126,7 +136,7 @@ function certificates.make_all()
       usage = "digitalSignature", extended_usage = "clientAuth",
     },
     token_signing = make_certificate {
-      name = "registry-token-issuer", key = pkey.new { type = "RSA", bits = 2048 }, usage = "digitalSignature",
+      name = "registry-token-issuer", key = get_token_key(token_key), usage = "digitalSignature",
     },
   }
 end

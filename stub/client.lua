@@ -14,7 +14,7 @@ local socket = require "socket"
 
 local directory = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$" or "."
 
-local COMMAND = "unset LD_PRELOAD LUA_INIT LUA_PATH LUA_CPATH; exec luajit '%s/icp.lua' --controlled </dev/null"
+local COMMAND = "unset LD_PRELOAD LUA_INIT LUA_PATH LUA_CPATH %s; exec luajit '%s/icp.lua' --controlled </dev/null"
 -- Longer than any reply takes on a slow machine.
 local REPLY_SECONDS = 300
 
@@ -117,12 +117,14 @@ function stub_methods:stop()
   end
 end
 
---- Starts a stub and returns it. Its fields: host, port, ports ({ https =, http =, expired =, … }), pid, dir (a private
--- directory, removed when it stops); id_token, username, password; pin (of the server's key), key_name (the kid of its
--- tokens); and the paths ca, other_ca, server_cert, server_key, client_cert, client_key, client_encrypted_key (with
--- client_key_password), token_signing_cert, id_token_file.
-function stub.start()
-  local process = assert(io.popen(COMMAND:format(directory), "r"))
+--- Starts a stub and returns it. options: new_key = true, so that its tokens are signed by another key than those of
+-- other stubs, even if STUB_TOKEN_KEY names one. Its fields: host, port, ports ({ https =, http =, expired =, … }), pid,
+-- dir (a private directory, removed when it stops); id_token, username, password; pin (of the server's key), key_name
+-- (the kid of its tokens); and the paths ca, other_ca, server_cert, server_key, client_cert, client_key,
+-- client_encrypted_key (with client_key_password), token_signing_cert, id_token_file.
+function stub.start(options)
+  local without = options and options.new_key and "STUB_TOKEN_KEY" or ""
+  local process = assert(io.popen(COMMAND:format(without, directory), "r"))
   local line = process:read "*l"
   if not line then
     process:close()
@@ -135,8 +137,8 @@ function stub.start()
   return setmetatable(self, stub_meta)
 end
 
---- Returns a stub as start() does, and reuses one that its last user has stopped, as creating keys takes most of the
--- time of a start. A reused stub is reset. stop_shared() stops the process.
+--- Returns a stub as start() does, and reuses one that its last user has stopped, as a start creates keys,
+-- which takes long. A reused stub is reset. stop_shared() stops the process.
 function stub.share()
   local self = idle or stub.start()
   self.is_shared = true

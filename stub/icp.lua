@@ -67,6 +67,10 @@ usage: luajit stub/icp.lua [--dir DIR] [--port N] [--bind ADDRESS] [--lifetime S
   --controlled    print a line of JSON, read commands on the control port in it, exit when that connection closes
   --help          this text
 
+environment:
+  STUB_TOKEN_KEY  a file with an RSA key in PEM, which signs tokens (default: a new key, which takes most of the time of
+                  a start)
+
 It runs until Ctrl-C. The comment at the head of stub/icp.lua lists the commands and the fields of an order.
 ]]
 
@@ -283,7 +287,7 @@ local function remove_files(paths, directory)
 end
 
 local function serve(options, directory, paths)
-  local made = certificates.make_all()
+  local made = certificates.make_all(os.getenv "STUB_TOKEN_KEY")
   local client_key_password = jwt.make_identifier(8)
   certificates.write_all(made, directory, client_key_password, paths)
   local icp = make_icp(options, made)

@@ -170,9 +170,8 @@ describe("the examples of the gateway's documentation", function()
     -- maps every host for curl; their names are not in the stub's certificate
     files.write(directory .. "/.curlrc", ("connect-to = \"::127.0.0.1:%d\"\ninsecure\nsilent\n")
       :format(one.ports.PORTTLS))
-    local output = run_shell(("env -u MAKEFLAGS -u BUILD -u LUA_PATH -u LUA_CPATH CURL_HOME=%s DESTDIR=%s/root "
-      .. "ID_TOKEN=%s PATH=%s:$PATH sh -e %s/block 2>&1; echo $?"):format(directory, directory, bed.stub.id_token,
-      directory, directory))
+    local output = run_shell((docs.AS_USER .. "CURL_HOME=%s DESTDIR=%s/root ID_TOKEN=%s PATH=%s:$PATH "
+      .. "sh -e %s/block 2>&1; echo $?"):format(directory, directory, bed.stub.id_token, directory, directory))
     local installed = run_shell(("cd %s && find root -type f 2>/dev/null"):format(directory))
     run_shell("rm -rf " .. directory)
     assert.equal("0", output:match "(%d+)\n$", output)

@@ -373,7 +373,7 @@ describe("a real registry", function()
 
   setup(function()
     bed = gateway_bed.open()
-    next_stub = stub_client.start()
+    next_stub = stub_client.start { new_key = true }
     registry = registry_server.start { realm = "https://icp.example/t", service = "token-service",
       certificate = next_stub.token_signing_cert }
     gate = bed:start { upstream = { port = tonumber(registry.address:match "%d+$") } }

@@ -420,7 +420,7 @@ describe("gateway:login", function()
       bed.stub:plan(order)
       assert_refused(log_in "admin:wrong", 401, "unauthorized")
     end
-    assert.is_nil(gate:log():match "identitytoken fail: [^\n]*400")
+    assert.is_nil(gate:log():match "identitytoken fail: [^\n]*status 400")
     assert.equal(1, gateway_probe.read_metric(gate.port, "icptoken_endpoint_up", 'endpoint="login"'))
   end)
 

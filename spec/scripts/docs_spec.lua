@@ -48,8 +48,8 @@ describe("an example for the shell", function()
   local function run(block)
     make_clone()
     files.write(place .. "/block", block.text)
-    local output = run_shell(("cd %s/tree && env -u MAKEFLAGS -u BUILD -u LUA_PATH -u LUA_CPATH -u LD_PRELOAD "
-      .. "DESTDIR=%s/root PATH=%s/bin:$PATH sh -e ../block 2>&1; echo $?"):format(place, place, place))
+    local output = run_shell(("cd %s/tree && " .. docs.AS_USER .. "DESTDIR=%s/root PATH=%s/bin:$PATH "
+      .. "sh -e ../block 2>&1; echo $?"):format(place, place, place))
     assert.equal("0", output:match "(%d+)\n$", output)
     return output
   end

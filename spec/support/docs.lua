@@ -4,6 +4,10 @@ local files = require "support.files"
 
 local docs = {}
 
+--- The beginning of a command that runs an example as a user does: without what the specs, or whoever runs them, set.
+docs.AS_USER = "env -u MAKEFLAGS -u BUILD -u LUA_PATH -u LUA_CPATH -u LD_PRELOAD -u PREFIX -u INST_LIBDIR "
+  .. "-u INST_LUADIR "
+
 local function list(pattern)
   local process = assert(io.popen("ls " .. pattern))
   local names = {}
