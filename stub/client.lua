@@ -118,9 +118,9 @@ function stub_methods:stop()
 end
 
 --- Starts a stub and returns it. options: new_key = true, so that its tokens are signed by another key than those of
--- other stubs, even if STUB_TOKEN_KEY names one. Its fields: host, port, ports ({ https =, http =, expired =, … }), pid,
--- dir (a private directory, removed when it stops); id_token, username, password; pin (of the server's key), key_name
--- (the kid of its tokens); and the paths ca, other_ca, server_cert, server_key, client_cert, client_key,
+-- other stubs, even if STUB_TOKEN_KEY names one. Its fields: host, port, ports ({ https =, http =, expired =, … }),
+-- pid, dir (a private directory, removed when it stops); id_token, username, password; pin (of the server's key),
+-- key_name (the kid of its tokens); and the paths ca, other_ca, server_cert, server_key, client_cert, client_key,
 -- client_encrypted_key (with client_key_password), token_signing_cert, id_token_file.
 function stub.start(options)
   local without = options and options.new_key and "STUB_TOKEN_KEY" or ""
