@@ -244,8 +244,8 @@ struct pool_mark pool_mark(const struct pool *pool) {
 
 void pool_note_timeout(struct pool *pool, struct pool_mark start) {
   if (!pool->multiplexed || start.drops != pool->drops) return;
-  pool->timed_out = true;
-  if (start.received != pool->received) return;
+  pool->timed_out = start.received != pool->received;
+  if (pool->timed_out) return;
   drop_sockets(pool, true);
   pool->drops++;
 }
