@@ -23,6 +23,14 @@ local function drip(connection, text)
 end
 
 local function send(text)
+  return function(connection)
+    connection:write(text)
+    return true
+  end
+end
+
+-- For texts after which the client has to wait for more.
+local function send_and_close(text)
   return function(connection) connection:write(text) end
 end
 
@@ -63,11 +71,11 @@ local BEHAVIOURS = {
   null_of_resp3 = send "_\r\n",
   second_reply = send "$2\r\nok\r\n$2\r\nok\r\n",
   push_after = send "$2\r\nok\r\n>1\r\n+message\r\n",
-  text_cut_off = send "$10\r\nabc",
+  text_cut_off = send_and_close "$10\r\nabc",
   text_without_end = send "$2\r\nokXX$2\r\nok\r\n",
-  array_cut_off = send "*2\r\n:1\r\n",
-  line_cut_off = send "+o",
-  line_feeds_only = send "$2\nok\n",
+  array_cut_off = send_and_close "*2\r\n:1\r\n",
+  line_cut_off = send_and_close "+o",
+  line_feeds_only = send_and_close "$2\nok\n",
   negative_text = send "$-2\r\n",
   negative_array = send "*-2\r\n",
   hexadecimal_length = send "$0x2\r\nok\r\n",
@@ -97,10 +105,11 @@ if is_program then
         connection:setmode("bn", "bn")
         connection:onerror(function(_, _, code) return code end)
         if not connection:read(-65536) then return connection:close() end
-        if behaviour(connection) then
+        local stays = behaviour(connection)
+        connection:flush()
+        if stays then
           kept[#kept + 1] = connection
         else
-          connection:flush()
           connection:close()
         end
       end)
