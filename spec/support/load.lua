@@ -28,9 +28,9 @@ end
 local function read_chunks(connection)
   local parts = {}
   repeat
-    local line = connection:read "*l"
-    local size = tonumber((line or ""):match "^%x+", 16)
-    if not size then return nil end
+    local digits = (connection:read "*l" or ""):match "^%x+"
+    if not digits then return nil end
+    local size = tonumber(digits, 16)
     local data = connection:read(size + 2)
     if not data or #data < size + 2 then return nil end
     parts[#parts + 1] = data:sub(1, size)

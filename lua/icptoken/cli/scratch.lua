@@ -73,8 +73,8 @@ local function sleep()
   system.load("time").nanosleep { tv_sec = 0, tv_nsec = SLICE_SECONDS * 1e9 }
 end
 
--- In the second process: waits for the end of the first one.
-local function watch(path, lock_path, owner, start)
+-- Separates this process from the terminal, and from the process group of the one that started it.
+local function detach()
   local fcntl, signal, unistd = system.load "fcntl", system.load "signal", system.load "unistd"
   unistd.setpid "s"
   for _, name in ipairs { "SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGPIPE" } do
@@ -82,6 +82,11 @@ local function watch(path, lock_path, owner, start)
   end
   local null = fcntl.open("/dev/null", fcntl.O_RDWR)
   for descriptor = 0, 2 do unistd.dup2(null, descriptor) end
+end
+
+-- In the second process: waits for the end of the first one.
+local function watch(path, lock_path, owner, start)
+  local fcntl, unistd = system.load "fcntl", system.load "unistd"
   local descriptor = fcntl.open(lock_path, fcntl.O_RDWR)
   repeat
     local ok = descriptor and fcntl.fcntl(descriptor, fcntl.F_SETLKW, make_lock "F_WRLCK")
@@ -102,6 +107,16 @@ function scratch.with_directory(body)
   return result, message
 end
 
+-- In a child of the first process, which waits for it: starts the second one, which must not be a child of the program
+-- that the first one becomes. It is detached before the first one can write a secret into the directory.
+local function start_watcher(...)
+  local unistd = system.load "unistd"
+  detach()
+  local watcher = unistd.fork()
+  if watcher == 0 then watch(...) end
+  return watcher ~= nil
+end
+
 --- Makes the directory. Returns its path.
 function scratch.make()
   local fcntl, unistd = system.load "fcntl", system.load "unistd"
@@ -114,16 +129,14 @@ function scratch.make()
   local owner = unistd.getpid()
   local start = read_start(owner)
   local child = ok and unistd.fork()
-  if not child then
+  if child == 0 then
+    local is_called, is_started = pcall(start_watcher, path, lock_path, owner, start)
+    unistd._exit(is_called and is_started and 0 or 1)
+  end
+  if not child or require("icptoken.cli.process").wait(child) ~= 0 then
     scratch.remove(path)
     failure.fail("process", "cannot start a process that removes %s at the end", path)
   end
-  if child == 0 then
-    -- the watcher must not be a child of the program that this process becomes
-    if unistd.fork() == 0 then pcall(watch, path, lock_path, owner, start) end
-    unistd._exit(0)
-  end
-  require("icptoken.cli.process").wait(child)
   return path
 end
 
