@@ -406,6 +406,18 @@ describe("a gateway", function()
     end
   end)
 
+  it("whose workers may not read the CA file says which user they are", function()
+    local path = os.tmpname()
+    finally(function() os.remove(path) end)
+    files.write(path, files.read(bed.stub.ca))
+    assert(os.execute("chmod 000 " .. path))
+    local gate = bed:start { gateway = ("cacert = %q"):format(path), user = "nobody nogroup" }
+    gateway_bed.await("the line", function() return gate:log():find("[emerg]", 1, true) end)
+    assert.matches(('%s: Permission denied (the workers run as the user that the directive "user" in nginx.conf '
+      .. "names)"):format(path), gate:log(), 1, true)
+    gate:stop()
+  end)
+
   it("whose threads are too few says so in one line while the cluster hangs #deep", function()
     local gate = bed:start { workers = 1, gateway = 'thread_pool = "few"', main = "thread_pool few threads=2;" }
     assert.equal(200, load.request(gate.port, bed:request "/v2/known/manifests/1").status)

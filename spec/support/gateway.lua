@@ -95,7 +95,7 @@ end
 --- Starts the gateway. options: those of configure, and those of nginx.start other than `http`.
 function gateway.start(options)
   return nginx.start { http = gateway.configure(options), workers = options.workers, log_level = options.log_level,
-    connections = options.connections, lua_path = options.lua_path,
+    connections = options.connections, lua_path = options.lua_path, user = options.user,
     main = "thread_pool icptoken threads=16;\n" .. (options.main or "") }
 end
 

@@ -19,11 +19,12 @@ local ATTEMPTS = 5
 -- Below the ports that the system assigns to outgoing connections, as one of those could take a port before its server.
 local MIN_PORT, MAX_PORT = 10000, 32767
 
--- The beginning of every configuration here. Workers keep the user, as only this user may read the stub's files.
+-- The beginning of every configuration here. By default workers keep the user, as only this user may read the stub's
+-- files.
 -- @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
 local MAIN = [[
 daemon off;
-user root;
+user %s;
 master_process on;
 worker_processes %d;
 pid @DIR@/nginx.pid;
@@ -123,13 +124,14 @@ local function launch(self)
 end
 
 --- Starts one and waits until it answers. options: `http` (text inside http {}), `main` (text outside), `workers` (2),
--- `log_level` ("notice"), `connections` of a worker (8192), `lua_path` (more of it). Fields: pid (of the
--- master), dir, ports (by the names in the text), port.
+-- `log_level` ("notice"), `connections` of a worker (8192), `lua_path` (more of it), `user` of the workers ("root";
+-- without effect unless this process is root's). Fields: pid (of the master), dir, ports (by the names in the text),
+-- port.
 function nginx.start(options)
   local self = setmetatable({}, nginx_meta)
   self.dir, self.root = make_directory()
-  self.configuration = MAIN:format(options.workers or 2, options.log_level or "notice", options.main or "",
-    options.connections or 8192, options.lua_path or "", options.http)
+  self.configuration = MAIN:format(options.user or "root", options.workers or 2, options.log_level or "notice",
+    options.main or "", options.connections or 8192, options.lua_path or "", options.http)
   local problem
   for _ = 1, ATTEMPTS do
     local started
