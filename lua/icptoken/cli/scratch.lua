@@ -88,10 +88,8 @@ end
 local function watch(path, lock_path, owner, start)
   local fcntl, unistd = system.load "fcntl", system.load "unistd"
   local descriptor = fcntl.open(lock_path, fcntl.O_RDWR)
-  repeat
-    local ok = descriptor and fcntl.fcntl(descriptor, fcntl.F_SETLKW, make_lock "F_WRLCK")
-  until ok or not descriptor or not is_alive(owner, start)
-  -- a program that closes unknown descriptors, as sudo does, has released the lock
+  if descriptor then fcntl.fcntl(descriptor, fcntl.F_SETLKW, make_lock "F_WRLCK") end
+  -- A program that closes unknown descriptors, as sudo does, has released the lock; and a lock may fail.
   while is_alive(owner, start) do sleep() end
   scratch.remove(path)
   unistd._exit(0)
