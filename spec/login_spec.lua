@@ -151,6 +151,12 @@ describe("a login", function()
     assert.equal("admin", icptoken.decode(answer.id_token).claims.sub)
   end)
 
+  it("returns no times that the server sends under the names of its own", function()
+    stub:plan { body = '{"id_token":"a","expires_at":"soon","received_at":1}' }
+    local answer = assert(login())
+    assert.same({ id_token = "a" }, answer)
+  end)
+
   it("returns an ID token with which a token is returned", function()
     local answer = assert(login())
     assert(icptoken.fetch(cases.options(stub, { id_token = answer.id_token })))

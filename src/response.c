@@ -191,6 +191,10 @@ static bool finish_login(lua_State *L, const struct reader *reader, struct excha
                               "it contains no id_token; is the user a member of a team?");
   bool timed = table_push_field(L, -1, "expires_in") != LUA_TNIL;
   lua_pop(L, 1);
+  /* These are this module's, by this machine's clock, even if the server sends fields of that name.
+   */
+  table_remove(L, -1, "received_at");
+  table_remove(L, -1, "expires_at");
   if (!timed) return true;
   if (!take_expires_in(L, &seconds))
     return fail_unusable(failure, reader->context, "its expires_in is not a number of seconds");

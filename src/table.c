@@ -27,3 +27,10 @@ void table_set_number(lua_State *L, int index, const char *name, double value) {
     lua_pushnumber(L, (lua_Number)value);
   lua_rawset(L, index);
 }
+
+void table_remove(lua_State *L, int index, const char *name) {
+  index = compat_absindex(L, index);
+  lua_pushstring(L, name);
+  lua_pushnil(L);
+  lua_rawset(L, index);
+}

@@ -16,6 +16,9 @@ size_t table_count(lua_State *L, int index);
 /* Sets a field of the table at index to a number: a Lua integer if it is whole and exact. */
 void table_set_number(lua_State *L, int index, const char *name, double value);
 
+/* Removes a field of the table at index, if it has it. */
+void table_remove(lua_State *L, int index, const char *name);
+
 #pragma GCC visibility pop
 
 #endif
