@@ -72,7 +72,7 @@ $(BUILD)/%.o: %.c Makefile
 
 -include $(OBJECTS:.o=.d) $(BUILD)/spec/support/testkit.d
 
-# The fake ICP's, which spends most of its start on making one.
+# The RSA key of the fake ICPs of the specs; making one is most of a start.
 build/token_key.pem:
 	@mkdir -p $(@D)
 	@umask 077 && openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $@.$$$$ && mv $@.$$$$ $@

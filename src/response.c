@@ -191,8 +191,7 @@ static bool finish_login(lua_State *L, const struct reader *reader, struct excha
                               "it contains no id_token; is the user a member of a team?");
   bool timed = table_push_field(L, -1, "expires_in") != LUA_TNIL;
   lua_pop(L, 1);
-  /* These are this module's, by this machine's clock, even if the server sends fields of that name.
-   */
+  /* These names are for this machine's clock; the server may send fields that have them. */
   table_remove(L, -1, "received_at");
   table_remove(L, -1, "expires_at");
   if (!timed) return true;

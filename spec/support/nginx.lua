@@ -20,8 +20,7 @@ local ATTEMPTS = 5
 local MIN_PORT, MAX_PORT = 10000, 32767
 
 -- The beginning of every configuration here. By default workers keep the user, as only this user may read the stub's
--- files.
--- @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
+-- files. @DIR@ is the directory, @ROOT@ this repository, @MODULES@ that of nginx's modules, @PORT…@ a free port.
 local MAIN = [[
 daemon off;
 user %s;
